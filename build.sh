@@ -103,7 +103,9 @@ packages() {
     esac
     case $1 in test | long | lint | hostile) echo nodejs:node npm:npm iproute2:ip git:git ;; esac
     case $1 in
-    test | long) echo openssl:openssl chromium:chromium libnss3-tools:certutil ;;
+    test | long)
+        echo openssl:openssl chromium:chromium libnss3-tools:certutil redis-server:redis-server
+        ;;
     hostile)
         echo openssl:openssl slowhttptest:slowhttptest testssl.sh:testssl bsdextrautils:hexdump
         ;;

@@ -5780,7 +5780,7 @@ static void store_batch_leaver(struct store_batch *b, struct span id,
     op.text_len = stay ? sizeof *stay : 0;
     buffer_add(&b->ops, &op, sizeof op);
     buffer_add(&b->ops, id.at, id.len);
-    buffer_add(&b->ops, stay, op.text_len);
+    if (stay) buffer_add(&b->ops, stay, sizeof *stay);
     b->users++;
     b->sessions += stay != NULL;
 }
@@ -12625,9 +12625,9 @@ static void *lookup_run(void *argument)
     return NULL;
 }
 
-/* [webhook, engine] Begins to look a name up; NULL with errno if the machine has no descriptor or thread
- * for it. Two own it: the caller and the thread, which is detached, since nobody could wait for
- * it. */
+/* [webhook, engine] Begins to look a name up; NULL with errno if the machine has no descriptor or
+ * thread for it. Two own it: the caller and the thread, which is detached, since nobody could wait
+ * for it. */
 static struct lookup *lookup_begin(const char *host, uint16_t port)
 {
     struct lookup *lookup = mem_new(sizeof *lookup);
@@ -12657,8 +12657,8 @@ static bool host_is_bare_address(const char *host)
     return strchr(host, ':') || host_is_address(host);
 }
 
-/* True if a certificate is for this IP address, by its subjectAltName (RFC 5280 section
- * 4.2.1.6). */
+/* [webhook, engine] True if a certificate is for this IP address, by its subjectAltName (RFC 5280
+ * section 4.2.1.6). */
 static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
 {
     enum { TAG = 0x1f, ADDRESS = 7 }; /* RFC 5280 section 4.2.1.6 */
@@ -13584,7 +13584,7 @@ enum engine_ask_kind {
                     * `gone` is not there any more. What waits, or is under way, when the connection
                     * breaks is lost: an ENGINE_UP is the sign of that */
     ENGINE_PIECES, /* report the pieces of the snapshot `request` from the first on; 0: no more, and
-                    * the stream that was read is removed */
+                    * the stream that was read is removed. `copy`: it is one of a row */
 };
 /* One of them. */
 struct engine_ask {
@@ -13592,6 +13592,7 @@ struct engine_ask {
     enum engine_ask_kind kind;
     uint32_t epoch, next, records;
     uint64_t incarnation, n, request, gone;
+    bool copy;
     struct stream_id after;
     struct buffer text;
     uint32_t opened; /* engine_submit's: how many ENGINE_UP and ENGINE_EPOCH the hub had seen */
@@ -13608,7 +13609,7 @@ enum engine_tell_kind {
                       * All that was to be appended is forgotten, until the next ENGINE_FOLLOW */
     ENGINE_HOLE,    /* the engine lacks an entry that it had acknowledged; the same is forgotten */
     ENGINE_EPOCH,   /* the answer to ENGINE_RENEW: the epoch that holds now. None comes if the
-                      * connection breaks: the next ENGINE_UP says it */
+                      * connection breaks, or there is no epoch: the next ENGINE_UP says it */
     ENGINE_CAME,    /* text is a piece of the snapshot `request` */
     ENGINE_PUT,     /* the engine has one more piece of the snapshot `request` of ours */
     ENGINE_CLOCK,   /* offset was measured again; once in ENGINE_CLOCK_MS, if it has moved */
@@ -13628,7 +13629,7 @@ struct engine_tell {
     uint64_t incarnation, n, request;
     int64_t offset; /* the engine's wall ms minus clock_mono_ms */
     struct buffer text;
-    struct engine *engine; /* that tells it */
+    uint32_t opened; /* how many ENGINE_UP and ENGINE_EPOCH there were with it, see engine_hears */
 };
 
 /* Before each entry in the text of ENGINE_ENTRIES; not aligned there, so it is copied out. */
@@ -13695,7 +13696,7 @@ static bool engine_name_good(const char *text, size_t len)
     return len >= 1 && len <= ENGINE_NAME_MAX && strspn(text, good) >= len;
 }
 
-/* Reads HOST or HOST:PORT; false if it is none. */
+/* [any] Reads HOST or HOST:PORT; false if it is none. */
 static bool engine_host_parse(const char *text, size_t len, uint16_t usual, struct engine_host *out)
 {
     char copy[ORIGIN_MAX];
@@ -13713,8 +13714,8 @@ static bool engine_host_parse(const char *text, size_t len, uint16_t usual, stru
     return true;
 }
 
-/* Reads HOST,HOST... up to len into the URL; false, with the reason in why, at the first that is
- * none. */
+/* [main] Reads HOST,HOST... up to len into the URL; false, with the reason in why, at the first
+ * that is none. */
 static bool engine_url_hosts(struct engine_url *url, const char *text, size_t len, struct why why)
 {
     for (size_t at = 0; at <= len;) {
@@ -13856,8 +13857,8 @@ static bool reply_time(const redisReply *reply, int64_t *out)
     return true;
 }
 
-/* Takes an element of a stream apart: its id, and the fields of these names in order; a field that
- * is not there is empty. */
+/* [any] Takes an element of a stream apart: its id, and the fields of these names in order; a
+ * field that is not there is empty. */
 static bool reply_element(const redisReply *reply, struct stream_id *id, const char *names,
                           struct span *values)
 {
@@ -13886,9 +13887,9 @@ static bool reply_only_id(const redisReply *reply, bool *found, struct stream_id
     return !*found || reply_element(reply->element[0], id, "", none);
 }
 
-/* Reads elements of the log behind *read, which moves on: each is put behind a struct engine_entry
- * into `out`. False, with the reason in why, if one is not as append writes them, or does not
- * come behind the one before it. */
+/* [any] Reads elements of the log behind *read, which moves on: each is put behind a struct
+ * engine_entry into `out`. False, with the reason in why, if one is not as append writes them, or
+ * does not come behind the one before it. */
 static bool reply_entries(const redisReply *reply, struct stream_id *read, struct buffer *out,
                           struct why why)
 {
@@ -13915,7 +13916,7 @@ static bool reply_entries(const redisReply *reply, struct stream_id *read, struc
     return true;
 }
 
-/* The value of a line `NAME:VALUE` in the answer to INFO; empty if there is none. */
+/* [any] The value of a line `NAME:VALUE` in the answer to INFO; empty if there is none. */
 static struct span info_value(struct span info, const char *name)
 {
     size_t len = strlen(name);
@@ -13945,8 +13946,8 @@ enum engine_error {
     ENGINE_UNKNOWN,    /* it does not know the command */
 };
 
-/* What an error means, by its first word or, as engines before 7 put their own words before what a
- * script ran into, by a word inside. */
+/* [any] What an error means, by its first word or, as engines before 7 put their own words before
+ * what a script ran into, by a word inside. */
 static enum engine_error engine_error_of(const char *text)
 {
     static const struct {
@@ -13976,6 +13977,16 @@ static enum engine_error engine_error_of(const char *text)
         if (found && (found == text || known[i].inside)) return known[i].error;
     }
     return ENGINE_NOT_NOW;
+}
+
+/* What the engine said, for people: without what a terminal would act on, and cut. Returns out. */
+static const char *engine_said(struct span text, char *out, size_t size)
+{
+    size_t n = text.len < size ? text.len : size - 1;
+    for (size_t i = 0; i < n; i++)
+        out[i] = text.at[i] < ' ' || text.at[i] >= 0x7f ? '?' : text.at[i];
+    out[n] = 0;
+    return out;
 }
 
 /* The number behind the first word of an error of our scripts. */
@@ -14136,7 +14147,7 @@ struct engine {
     struct addrinfo *number;
     const struct addrinfo *address; /* the one that is being tried, of lookup or number */
     mbedtls_x509_crt roots;
-    bool has_roots;
+    bool has_roots; /* read for an attempt, and kept until the next: its host may change */
     struct engine_line ask, read;
 
     /* What holds in the engine. */
@@ -14163,6 +14174,7 @@ struct engine {
     struct stream_id after; /* the entry that was read last */
     uint64_t generation;    /* of the last ENGINE_FOLLOW, for what is told behind it */
     uint64_t request;       /* the snapshot that is read, or 0 */
+    bool copies;            /* it is one of a row */
     struct stream_id request_after;
     uint32_t reads; /* ENGINE_FOLLOW so far: an answer to an older XREAD is not told */
 };
@@ -14199,15 +14211,12 @@ static void engine_tell_free(struct engine_tell *tell)
     free(tell);
 }
 
-/* [hub] A tell arrives. What the hub asks from now on is asked in the light of it, see
- * engine_ask.opened. */
-static void engine_tell_arrives(struct server *server, struct job *job)
+/* [hub] The hub acts on a tell now, which may have waited: what it asks from here on is asked in
+ * the light of it, see engine_ask.opened. An ENGINE_FOLLOW that answers an older ENGINE_UP must not
+ * have the log of a newer one read and written before the hub knows what is in it. */
+static void engine_hears(struct engine *engine, const struct engine_tell *tell)
 {
-    struct engine_tell *tell = container_of(job, struct engine_tell, job);
-    struct engine *engine = tell->engine;
-    if (tell->kind == ENGINE_UP || tell->kind == ENGINE_EPOCH)
-        atomic_fetch_add(&engine->hub_opened, 1);
-    engine->told(server, job);
+    atomic_store(&engine->hub_opened, tell->opened);
 }
 
 /* [engine] Tells the hub; of what is in `tell` the content is the hub's from now on. */
@@ -14219,8 +14228,8 @@ static void engine_tell(struct engine *engine, struct engine_tell tell)
     }
     struct engine_tell *sent = mem_new(sizeof *sent);
     *sent = tell;
-    sent->engine = engine;
-    sent->job = (struct job){.run = engine_tell_arrives};
+    sent->opened = engine->opened;
+    sent->job = (struct job){.run = engine->told};
     loop_submit(engine->hub, &sent->job);
 }
 
@@ -14277,8 +14286,6 @@ static void engine_close(struct engine *engine)
     if (engine->number) freeaddrinfo(engine->number);
     engine->number = NULL;
     engine->address = NULL;
-    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
-    engine->has_roots = false;
     engine->following = engine->again = engine->piece_out = false;
     engine->unanswered = 0;
     engine->unsent = TAILQ_EMPTY(&engine->appends)
@@ -14534,6 +14541,7 @@ static void engine_begin(struct engine *engine)
     engine->target = url->hosts[url->sentinel ? engine->next_sentinel++ % url->host_count : 0];
     engine->try_by = clock_mono_ms() + ENGINE_TRY_MS;
     engine->looking = false;
+    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
     engine->has_roots = url->secure;
     if (url->secure && !tls_client_read_roots("cluster-ca-file", engine->options->cluster_ca_file,
                                               &engine->roots, WHY(err)))
@@ -14726,7 +14734,7 @@ static void engine_send_read(struct engine *engine)
         atomic_load(&engine->entries_told) >= ENGINE_TOLD)
         return;
     snprintf(count, sizeof count, "%d", ENGINE_READ_COUNT);
-    snprintf(block, sizeof block, "%d", engine->request ? ENGINE_BLOCK_PIECES_MS : ENGINE_BLOCK_MS);
+    snprintf(block, sizeof block, "%d", engine->copies ? ENGINE_BLOCK_PIECES_MS : ENGINE_BLOCK_MS);
     engine_key(engine, "log", log);
     stream_id_text(engine->after, after);
     engine_snapshot_key(engine, engine->request, snapshot);
@@ -14852,6 +14860,7 @@ static void engine_take_info(struct engine *engine, const redisReply *reply)
     struct span policy = info_value(info, "maxmemory_policy"), role = info_value(info, "role");
     struct span most = info_value(info, "maxmemory");
     uint64_t major = 0, memory = 0;
+    char text[32];
     const char *dot = version.len ? memchr(version.at, '.', version.len) : NULL;
     size_t digits = dot ? (size_t)(dot - version.at) : version.len;
     if (!engine_number_read((struct span){version.at, digits}, INT_MAX, &major) || !run.len ||
@@ -14863,16 +14872,16 @@ static void engine_take_info(struct engine *engine, const redisReply *reply)
     engine->run_id[run.len] = 0;
     if (major < 6)
         engine_fail_wrong(engine,
-                          "--cluster: the engine is Redis %.*s; take one of 6.0 or later, or a"
+                          "--cluster: the engine is Redis %s; take one of 6.0 or later, or a"
                           " Valkey",
-                          (int)(version.len > 32 ? 32 : version.len), version.at);
+                          engine_said(version, text, sizeof text));
     else if (span_is(role, "slave")) engine_fail(engine, "it is a replica");
     else if (engine->probing && engine_number_read(most, UINT64_MAX, &memory) && memory &&
              !span_is(policy, "noeviction"))
         log_line(engine->log, LOG_WARN,
-                 "--cluster: the engine's maxmemory-policy is %.*s, by which it may throw away"
-                 " what the nodes share; set noeviction",
-                 (int)(policy.len > 32 ? 32 : policy.len), policy.at);
+                 "--cluster: the engine's maxmemory-policy is %s, by which it may throw away what"
+                 " the nodes share; set noeviction",
+                 engine_said(policy, text, sizeof text));
 }
 
 /* [engine] What `last_read` of ENGINE_UP is, once the log's first and last entry are known. */
@@ -14933,6 +14942,7 @@ static void engine_take_renewed(struct engine *engine, const redisReply *reply)
 {
     uint32_t epoch;
     if (!reply_epoch(reply, &epoch) || !epoch) {
+        /* Nil: the epoch that was to end went away by itself. The next ENGINE_UP says so. */
         engine_fail(engine, "the answer to a new epoch is none");
         return;
     }
@@ -14992,7 +15002,7 @@ static void engine_take_error(struct engine *engine, const struct engine_call *c
     char text[200];
     const char *prefix = engine->url.prefix, *user = engine->options->cluster_user;
     struct engine_host to;
-    snprintf(text, sizeof text, "%s", reply->str);
+    engine_said((struct span){reply->str, reply->len}, text, sizeof text);
     switch (engine_error_of(reply->str)) {
     case ENGINE_ELSEWHERE:
         if (engine->hops >= ENGINE_HOPS || !engine_moved_to(reply->str, &engine->target, &to)) {
@@ -15147,11 +15157,11 @@ static void engine_take(struct engine *engine, struct engine_line *line, const r
     free(call);
 }
 
-/* ==== 38. Cluster: the engine's thread ==========================================================
- * The turns of the thread that has the two lines, what the hub asks of it, and its begin and end. */
+/* ==== 38. Cluster: the engine's thread ===========================================================
+ * The turns of the thread that has the two lines, what the hub asks, its begin and its end. */
 
-/* [engine] Reads what came over an open line, and acts on it. What comes without end is left for the
- * next turn, so that what the hub asks has its turn, too. */
+/* [engine] Reads what came over an open line, and acts on it. What comes without end is left for
+ * the next turn, so that what the hub asks has its turn, too. */
 static void engine_line_read(struct engine *engine, struct engine_line *line)
 {
     enum { READS = 256 }; /* of 16 KB */
@@ -15281,6 +15291,7 @@ static void engine_take_ask(struct engine *engine, struct engine_ask *ask)
             engine_say(&engine->ask, CALL_OF_NO_MATTER, "DEL",
                        engine_snapshot_key(engine, engine->request, key), NULL);
         engine->request = ask->request;
+        engine->copies = ask->copy;
         engine->request_after = (struct stream_id){0};
         break;
     }
@@ -15450,6 +15461,7 @@ static void engine_free(struct engine *engine)
         loop_close(&engine->loop);
     }
     lookup_drop(engine->lookup);
+    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
     secret_free(&engine->password);
     engine_url_free(&engine->url);
 }
@@ -15493,7 +15505,8 @@ enum {
     X(MANUAL, 12)  /* what a user set by hand */                                                   \
     X(KICK, 13)    /* all contributions of a user end */                                           \
     X(DELIVERED, 14) /* the webhook has the changes up to `number` */                              \
-    X(WANT, 15)      /* something be sent to the snapshot `number` */
+    X(WANT, 15)      /* something be sent to the snapshot `number` */                              \
+    X(STAY, 16)      /* a session of the writer that ended while it was alone */
 #define X(name, number) RECORD_##name = number,
 enum record_kind { RECORD_TABLE(X) };
 #undef X
@@ -15513,6 +15526,7 @@ struct record {
     uint64_t number;        /* BEAT, DELIVERED, WANT */
     uint64_t checksum;      /* BEAT */
     uint64_t users;         /* BEAT: of the table */
+    unsigned feeds;         /* BEAT: a bit for each that is read at the writer's */
     enum user_state state;  /* SAYS: OFFLINE is nothing */
     enum status status;     /* SAYS, CACHED, MANUAL */
     enum reason reason;     /* SAYS, ENDED, MANUAL */
@@ -15676,7 +15690,7 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
     case RECORD_SETTLED:
     case RECORD_LEAVING: break;
     case RECORD_BEAT:
-        put_byte(out, r->whole);
+        put_byte(out, (unsigned)r->whole | r->feeds << 1);
         put_number(out, r->number);
         put_fixed(out, r->checksum);
         put_number(out, r->users);
@@ -15709,6 +15723,14 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
         put_bytes(out, r->message);
         break;
     case RECORD_KICK: put_bytes(out, r->id); break;
+    case RECORD_STAY:
+        put_bytes(out, r->id);
+        put_byte(out, r->reason);
+        put_byte(out, r->address != NULL);
+        put_time(out, time, r->since);
+        put_time(out, time, r->last_seen);
+        if (r->address) buffer_add(out, r->address, 16);
+        break;
     case RECORD_DELIVERED: put_number(out, r->number); break;
     case RECORD_WANT:
         put_byte(out, r->want);
@@ -15753,7 +15775,9 @@ static void record_read(struct taker *in, int64_t time, struct record *r)
     case RECORD_SETTLED:
     case RECORD_LEAVING: break;
     case RECORD_BEAT:
-        r->whole = take_choice(in, 1);
+        byte = take_choice(in, 7);
+        r->whole = byte & 1;
+        r->feeds = byte >> 1;
         r->number = take_number(in);
         r->checksum = take_fixed(in);
         r->users = take_number(in);
@@ -15787,6 +15811,14 @@ static void record_read(struct taker *in, int64_t time, struct record *r)
         if (!in->bad && !status_text_valid(r->message)) in->bad = true;
         break;
     case RECORD_KICK: r->id = take_id(in); break;
+    case RECORD_STAY:
+        r->id = take_id(in);
+        r->reason = (enum reason)take_choice(in, REASON_COUNT - 1);
+        byte = take_choice(in, 1);
+        r->since = take_time(in, time);
+        r->last_seen = take_time(in, time);
+        if (byte) r->address = take_raw(in, 16);
+        break;
     case RECORD_DELIVERED: r->number = take_number(in); break;
     case RECORD_WANT:
         r->want = (enum record_want)take_choice(in, WANT_CONNECTIONS);
@@ -15857,6 +15889,7 @@ struct incarnation {
     bool whole;         /* it has a whole table: it may coordinate, and give copies */
     bool stated;
     bool evicted;
+    unsigned feeds;     /* that are read at its node */
     bool asked, walked; /* by us: its eviction, and that its users are cached */
     char name[NODE_NAME_MAX + 1];
 };
@@ -15886,6 +15919,7 @@ enum {
 /* The table of one epoch of the log, with all that the log says of its writers. */
 struct replica {
     struct presence *table; /* SHARED */
+    struct presence *shown; /* the one whose store learns what is told of the past */
     uint32_t epoch;
     uint64_t next;  /* records read: the base of the next entry */
     uint64_t beats; /* of our own that came back */
@@ -16223,6 +16257,45 @@ static void replica_ended(struct replica *r, struct instant now, const struct re
     replica_merge(r, now, user, 0, record->reason, NULL);
 }
 
+/* A session that ended while its node was alone. Here its user may still wait for the time to be
+ * over, or be gone already: then the store learns how it really ended. */
+static void replica_stay(struct replica *r, struct instant now, const struct record *record)
+{
+    struct presence *p = r->table;
+    struct user *user = presence_find(p, record->id);
+    struct session_record stay = {
+        .from = record->since, .to = record->last_seen, .reason = (uint8_t)record->reason};
+    if (stay.to < stay.from) stay.to = stay.from;
+    if (record->address) memcpy(stay.address, record->address, 16);
+    bool same = user && user->state && user->online_since == record->since;
+    if (user && user->state && (!same || user_said_live(user))) same = false;
+    if (same) {
+        replica_unsay_cached(r, user, false);
+        replica_seen(r, user, record->last_seen);
+        replica_merge(r, now, user, 0, record->reason, record->address);
+        return;
+    }
+    if (p->silent && !user) user = presence_make(p, record->id);
+    if (user && !user->state &&
+        atomic_load_explicit(&user->last_seen, memory_order_relaxed) <= record->last_seen) {
+        atomic_store_explicit(&user->last_seen, record->last_seen, memory_order_relaxed);
+        user->reason = (uint8_t)record->reason;
+        if (!p->silent) presence_mark_dirty(p, user, DIRTY_STATE);
+    }
+    if (!presence_may_wait(r->shown, r->shown->ended.sessions, ENDED_SESSIONS_MAX)) {
+        r->shown->sessions_dropped++;
+        return;
+    }
+    store_batch_session(&r->shown->ended, record->id, &stay, true);
+    if (user) return;
+    struct user_record known = {.first_seen = record->since,
+                                .last_seen = record->last_seen,
+                                .offline_since = record->last_seen,
+                                .status = STATUS_OFFLINE,
+                                .reason = (uint8_t)record->reason};
+    store_batch_leaver(&r->shown->ended, record->id, &known, NULL);
+}
+
 /* An incarnation says hello: another one of the same node is over by that. */
 static void replica_hello(struct replica *r, size_t holder, const struct record *record)
 {
@@ -16241,6 +16314,7 @@ static void replica_beat(struct replica *r, size_t holder, uint64_t position,
                          const struct record *record)
 {
     r->incarnations[holder]->whole = record->whole;
+    r->incarnations[holder]->feeds = record->feeds;
     if (holder == INCARNATION_SELF) r->beats++;
     for (size_t i = 0; i < REPLICA_MARKS && record->number && record->whole; i++)
         if (r->marks[i].position == record->number && r->marks[i].checksum != record->checksum)
@@ -16288,7 +16362,11 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
         break;
     }
     case RECORD_STATED: inc->stated = true; break;
-    case RECORD_SETTLED: r->settled = true; break;
+    case RECORD_SETTLED:
+        for (size_t i = 0; i < r->count && !r->settled; i++)
+            r->incarnations[i]->whole |= r->incarnations[i]->stated;
+        r->settled = true;
+        break;
     case RECORD_BEAT: replica_beat(r, holder, position, record); break;
     case RECORD_EVICT:
         if (replica_knows(r, record->about, &about)) r->incarnations[about]->evicted = true;
@@ -16305,6 +16383,7 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
     case RECORD_DELIVERED:
         if (record->number > r->delivered) r->delivered = record->number;
         break;
+    case RECORD_STAY: replica_stay(r, now, record); break;
     case RECORD_WANT: break;
     }
 }
@@ -16386,17 +16465,18 @@ static void replica_admitted(struct replica *r, size_t holder, const struct entr
 
 enum {
     NODE_BEAT_MS = 2000,
-    NODE_BEATS = 5,         /* of our own come back since another's last entry: it is dead */
-    NODE_EPOCH_MS = 10000,  /* an epoch is settled at the latest then */
-    NODE_SILENT_MS = 3000,  /* without a beat of anybody who has a whole table, there is none */
-    NODE_PIECE_MS = 5000,   /* without a piece of a copy another node is asked */
-    NODE_QUIET_MS = 10000,  /* a log whose last entry is so old has no living writers */
-    NODE_DIFFER_MS = 60000, /* an epoch is ended for a difference of tables once in this time */
-    NODE_RETRY_MS = 2000,   /* an end that was said and has not come back is said again */
-    NODE_ATTEMPTS = 3,      /* copies asked for in vain: then an epoch is ended for it */
-    NODE_PATIENCE = 3,      /* beats that a new node waits for those who knew more */
-    NODE_WRITES = 64,       /* entries of contributions under way */
-    PIECE_BYTES = 65536,    /* of a copy, */
+    NODE_BEATS = 5,             /* of our own come back since another's last entry: it is dead */
+    NODE_EPOCH_MS = 10000,      /* an epoch is settled at the latest then */
+    NODE_SILENT_MS = 3000,      /* without a beat of anybody who has a whole table, there is none */
+    NODE_PIECE_MS = 5000,       /* without a piece of a copy another node is asked */
+    NODE_QUIET_MS = 10000,      /* a log whose last entry is so old has no living writers */
+    NODE_DIFFER_MS = 60000,     /* an epoch is ended for a difference of tables once in this time */
+    NODE_RETRY_MS = 2000,       /* an end that was said and has not come back is said again */
+    NODE_ATTEMPTS = 3,          /* copies asked for in vain: then an epoch is ended for it */
+    NODE_PATIENCE = 3,          /* beats that a new node waits for those who knew more */
+    NODE_STAYS_BYTES = 8388608, /* of sessions that ended while we were alone */
+    NODE_WRITES = 64,           /* entries of contributions under way */
+    PIECE_BYTES = 65536,        /* of a copy, */
     PIECE_LEAVERS_BYTES = 262144,
     PIECES_AHEAD = 32,        /* pieces that are not in the engine yet: then writing stops */
     CHUNK_BYTES = 4 << 20,    /* a copy goes on in another snapshot then, */
@@ -16463,6 +16543,9 @@ struct node {
     char name[NODE_NAME_MAX + 1];
     void (*ask)(void *context, struct engine_ask *);
     void (*tell)(void *context, enum node_cause); /* of a change of state; or NULL */
+    /* Somebody asks for a user's connections here, and an answer to our own question; or NULL. */
+    void (*wanted_of)(void *context, const struct record *);
+    void (*answered)(void *context, uint64_t question, uint64_t node, struct span json);
     void *context;
     struct presence *shown; /* SHARED */
     uint32_t (*random)(void *context);
@@ -16531,8 +16614,10 @@ struct node {
     size_t kept_bytes;
     STAILQ_HEAD(, donation) donations;
 
+    unsigned feeds;        /* that are read here, or were lately; the hub's */
     struct buffer kicked;  /* for the hub: ids, each behind its length */
-    struct buffer manuals; /* set by hand while we were alone: records */
+    struct buffer manuals; /* set by hand while we were alone: records, */
+    struct buffer stays;   /* as are sessions that ended meanwhile */
     int64_t differ_at;     /* mono: the last epoch ended for a difference */
     bool leaving;          /* it stops, and hears nothing any more */
     unsigned twins;        /* hellos of a second process as this node */
@@ -16627,7 +16712,20 @@ static struct record node_contribution(const struct user *user)
 /* Applies a contribution of our own to the table that goes on by itself. */
 static void node_apply_alone(struct node *node, struct instant now, const struct record *record)
 {
+    const struct user *user = presence_find(node->shown, record->id);
+    int64_t since = user && user->state ? user->online_since : 0;
     replica_hear(&node->before, now, INCARNATION_SELF, record);
+    user = presence_find(node->shown, record->id);
+    if (!since || record->state || (user && user->state)) return;
+    /* The others do not know how it ended; what is too much they know as node_lost. */
+    if (node->stays.len >= NODE_STAYS_BYTES) return;
+    record_write(&node->stays, 0,
+                 &(struct record){.kind = RECORD_STAY,
+                                  .id = record->id,
+                                  .reason = record->reason,
+                                  .since = since,
+                                  .last_seen = record->last_seen,
+                                  .address = record->address});
 }
 
 /* Notes that a user is in the batch under way. */
@@ -16783,13 +16881,13 @@ static bool node_set_manual(struct node *node, struct instant now, struct user *
     return true;
 }
 
-/* Says what was set by hand while we were alone. */
-static void node_say_manuals(struct node *node, struct instant now)
+/* Says what happened while we were alone: what was set by hand, or which sessions ended. */
+static void node_say_late(struct node *node, struct instant now, struct buffer *records)
 {
     struct record r;
-    if (!node->manuals.len) return;
-    struct taker in = {(const uint8_t *)node->manuals.at,
-                       (const uint8_t *)node->manuals.at + node->manuals.len, false};
+    if (!records->len) return;
+    struct taker in = {(const uint8_t *)records->at, (const uint8_t *)records->at + records->len,
+                       false};
     node_send(node, now);
     while (in.at < in.end) {
         record_read(&in, 0, &r);
@@ -16798,7 +16896,7 @@ static void node_say_manuals(struct node *node, struct instant now)
         if (node->entry_records >= ENTRY_USERS) node_send(node, now);
     }
     node_send(node, now);
-    buffer_free(&node->manuals);
+    buffer_free(records);
 }
 
 /* Ends a user everywhere. While we are alone, here. */
@@ -16881,6 +16979,7 @@ static void node_begin(struct node *node, struct instant now, int64_t mono, uint
     node->next.keeps = state == NODE_JOINING;
     node->gap = node->gap || state == NODE_JOINING;
     replica_init(&node->replica, &node->next, epoch, node->id, node->incarnation);
+    node->replica.shown = node->shown;
     node->began_at = node->piece_at = mono;
     node->settle_len = 0;
 }
@@ -16910,6 +17009,7 @@ static void node_want(struct node *node, struct instant now, int64_t mono)
     node->request = node_random(node);
     struct engine_ask *pieces = engine_ask_new(ENGINE_PIECES);
     pieces->request = node->request;
+    pieces->copy = true;
     node->ask(node->context, pieces);
     node->piece_at = mono;
     node->whole_beats = false;
@@ -17394,8 +17494,13 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     node->attempts = 0;
     if (node->alone_since) node->count.alone_ms += (uint64_t)(mono - node->alone_since);
     node->alone_since = 0;
-    node->beat_at = mono; /* to say that our table is whole */
-    node_say_manuals(node, now);
+    node->beat_at = mono;              /* to say that our table is whole */
+    node->request = node->incarnation; /* answers to our questions */
+    struct engine_ask *pieces = engine_ask_new(ENGINE_PIECES);
+    pieces->request = node->request;
+    node->ask(node->context, pieces);
+    node_say_late(node, now, &node->manuals);
+    node_say_late(node, now, &node->stays);
     node_told(node, CAUSE_SETTLED);
     return true;
 }
@@ -17415,32 +17520,46 @@ static void node_begin_install(struct node *node, bool stays)
 /* ---- Copies ---- */
 
 /* LEAVERS are users who are offline, of the donor's store. NEXT: the copy goes on in the next
- * snapshot. */
-enum piece_kind { PIECE_HEAD, PIECE_USERS, PIECE_LEAVERS, PIECE_NEXT, PIECE_END, PIECE_KINDS };
+ * snapshot. ANSWER is no piece of a copy, but one node's answer to a question. */
+enum piece_kind {
+    PIECE_HEAD,
+    PIECE_USERS,
+    PIECE_LEAVERS,
+    PIECE_NEXT,
+    PIECE_END,
+    PIECE_ANSWER,
+    PIECE_KINDS
+};
 
-/* Appends what a piece begins with: its kind, which it is of the copy, who sends it, and how much of
+/* Appends what a piece begins with: its kind, which it is of a copy, who sends it, and how much of
  * the log its table has. */
-static void piece_begin(struct node *node, struct donation *d, struct buffer *out,
+static void piece_begin(struct node *node, uint64_t number, struct buffer *out,
                         enum piece_kind kind)
 {
     put_byte(out, ENTRY_VERSION);
     put_byte(out, kind);
-    put_number(out, d->pieces++);
+    put_number(out, number);
     put_fixed(out, node->id);
     put_number(out, node->replica.next);
 }
 
-static void node_put_piece(struct node *node, struct donation *d, struct buffer *text)
+static void node_ask_piece(struct node *node, uint64_t request, uint64_t gone, struct buffer *text)
 {
     struct engine_ask *ask = engine_ask_new(ENGINE_PIECE);
-    bool begins = !d->chunk_pieces++;
-    d->chunk_bytes += text->len;
-    d->out++;
-    ask->request = d->request + d->chunk;
-    if (begins && d->chunk >= CHUNKS_AHEAD) ask->gone = ask->request - CHUNKS_AHEAD;
+    ask->request = request;
+    ask->gone = gone;
     ask->text = *text;
     *text = (struct buffer){0};
     node->ask(node->context, ask);
+}
+
+static void node_put_piece(struct node *node, struct donation *d, struct buffer *text)
+{
+    uint64_t request = d->request + d->chunk;
+    bool waits = !d->chunk_pieces++ && d->chunk >= CHUNKS_AHEAD;
+    d->chunk_bytes += text->len;
+    d->out++;
+    node_ask_piece(node, request, waits ? request - CHUNKS_AHEAD : 0, text);
 }
 
 /* Sends a piece, behind which there will be more. */
@@ -17448,7 +17567,7 @@ static void node_piece(struct node *node, struct donation *d, struct buffer *tex
 {
     node_put_piece(node, d, text);
     if (d->chunk_pieces < CHUNK_PIECES && d->chunk_bytes < CHUNK_BYTES) return;
-    piece_begin(node, d, text, PIECE_NEXT);
+    piece_begin(node, d->pieces++, text, PIECE_NEXT);
     node_put_piece(node, d, text);
     d->chunk++;
     d->chunk_pieces = d->chunk_bytes = 0;
@@ -17458,7 +17577,7 @@ static void piece_head(struct node *node, struct donation *d, struct buffer *out
 {
     const struct replica *r = &node->replica;
     size_t kicks = 0;
-    piece_begin(node, d, out, PIECE_HEAD);
+    piece_begin(node, d->pieces++, out, PIECE_HEAD);
     put_number(out, r->delivered);
     put_number(out, r->count - INCARNATIONS_FIXED + 1);
     for (size_t i = 0; i < r->count; i++) {
@@ -17520,7 +17639,7 @@ static bool node_donate_users(struct node *node, struct donation *d, size_t most
         memcpy(d->id, user->id, user->id_len);
         if (user->state || user_manual(user)) piece_user(node, &users, user);
     }
-    piece_begin(node, d, &piece, PIECE_USERS);
+    piece_begin(node, d->pieces++, &piece, PIECE_USERS);
     /* The last of them, up to whom the copy is as new as this piece. */
     put_bytes(&piece, user ? (struct span){d->id, d->id_len} : (struct span){"", 0});
     buffer_add(&piece, users.at, users.len);
@@ -17533,7 +17652,7 @@ static bool node_donate_users(struct node *node, struct donation *d, size_t most
 static void node_donated(struct node *node, struct donation *d, bool whole)
 {
     struct buffer out = {0};
-    piece_begin(node, d, &out, PIECE_END);
+    piece_begin(node, d->pieces++, &out, PIECE_END);
     put_byte(&out, whole);
     node_put_piece(node, d, &out);
     node_drop_donation(node);
@@ -17602,7 +17721,7 @@ static void node_leavers_read(struct node *node, uint64_t request, const struct 
     d->place = *place;
     if (users->len) {
         struct buffer out = {0};
-        piece_begin(node, d, &out, PIECE_LEAVERS);
+        piece_begin(node, d->pieces++, &out, PIECE_LEAVERS);
         buffer_add(&out, users->at, users->len);
         node_piece(node, d, &out);
     }
@@ -17617,10 +17736,40 @@ static void node_piece_is_there(struct node *node, uint64_t request)
     if (d && request - d->request <= d->chunk && d->out) d->out--;
 }
 
+/* Answers a question of another node, into the snapshot that it reads for that. */
+static void node_answer(struct node *node, const struct record *question, struct span json)
+{
+    struct buffer out = {0};
+    piece_begin(node, 0, &out, PIECE_ANSWER);
+    put_fixed(&out, question->about);
+    put_bytes(&out, json);
+    node_ask_piece(node, question->number, 0, &out);
+}
+
+/* Takes an answer to a question of our own; one that makes no sense is none. */
+static void node_take_answer(struct node *node, struct span text)
+{
+    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    struct json_value list;
+    bool good = take_byte(&in) == ENTRY_VERSION && take_byte(&in) == PIECE_ANSWER;
+    take_number(&in);
+    uint64_t from = take_fixed(&in);
+    take_number(&in);
+    uint64_t question = take_fixed(&in);
+    struct span json = take_bytes(&in, 2, text.len);
+    if (!good || in.bad || !json_parse(json, JSON_DEPTH_MAX, &list) || list.kind != JSON_ARRAY)
+        return;
+    if (node->answered) node->answered(node->context, question, from, json);
+}
+
 /* Somebody wants a copy: the living node with the lowest id that has a whole table gives it. */
 static void node_wanted(struct node *node, const struct entry *e, const struct record *record)
 {
     if (node->state != NODE_SETTLED || e->node == node->id) return;
+    if (record->want == WANT_CONNECTIONS) {
+        if (node->wanted_of) node->wanted_of(node->context, record);
+        return;
+    }
     if (replica_first(&node->replica, e->node, record->about, true) != node->id) return;
     struct donation *d = mem_new(sizeof *d);
     d->request = record->number;
@@ -17742,6 +17891,7 @@ static void node_next_chunk(struct node *node, int64_t mono)
     node->chunk_over = false;
     struct engine_ask *ask = engine_ask_new(ENGINE_PIECES);
     ask->request = node->request + ++node->chunk;
+    ask->copy = true;
     node->ask(node->context, ask);
 }
 
@@ -17991,6 +18141,8 @@ static bool node_tell(struct node *node, struct instant now, int64_t mono, struc
             node_read_epoch(node, now, mono, tell->epoch);
         break;
     case ENGINE_CAME:
+        if (node->state == NODE_SETTLED && tell->request == node->request)
+            node_take_answer(node, (struct span){tell->text.at, tell->text.len});
         if (node->state != NODE_JOINING || node->copied || !node->request ||
             tell->request != node->request + node->chunk)
             break;
@@ -18001,6 +18153,16 @@ static bool node_tell(struct node *node, struct instant now, int64_t mono, struc
     case ENGINE_PUT: node_piece_is_there(node, tell->request); break;
     }
     return true;
+}
+
+/* The feeds that are read on any node: who reads there may come here, and miss nothing. */
+static unsigned node_feeds(const struct node *node)
+{
+    unsigned feeds = 0;
+    for (size_t i = 0; i < node->replica.count; i++)
+        if (incarnation_lives(&node->replica, node->replica.incarnations[i]))
+            feeds |= node->replica.incarnations[i]->feeds;
+    return feeds;
 }
 
 /* True while what the engine tells has to wait. */
@@ -18019,6 +18181,7 @@ static void node_beat(struct node *node, struct instant now, int64_t mono)
     node_say(node, now,
              &(struct record){.kind = RECORD_BEAT,
                               .whole = node_is_whole(node),
+                              .feeds = node->feeds,
                               .number = r->marks[r->mark].position,
                               .checksum = r->marks[r->mark].checksum,
                               .users = r->users});
@@ -18084,6 +18247,7 @@ static void node_init(struct node *node, struct instant now, struct presence *sh
     node->epoch = node->random(node->context);
     node->incarnation = node_random(node);
     replica_init(&node->before, shown, 0, id, node->incarnation);
+    node->before.shown = shown;
 }
 
 /* A user whom the store says to be online, who was just restored in the table that is shown: as if
@@ -18105,6 +18269,7 @@ static void node_restored(struct node *node, struct span id)
 
 static void node_free(struct node *node)
 {
+    node->request = 0; /* nobody is asked any more */
     node_drop_copy(node);
     node_drop_donations(node);
     replica_free(&node->replica);
@@ -18115,6 +18280,7 @@ static void node_free(struct node *node)
     buffer_free(&node->kicked);
     buffer_free(&node->manuals);
     buffer_free(&node->leavers.ops);
+    buffer_free(&node->stays);
 }
 
 /* ==== 42. Server ================================================================================
@@ -18313,6 +18479,7 @@ struct feed {
     struct events events;
     LIST_HEAD(, stream) streams; /* the open ones */
     int64_t streamless_at;       /* mono: when the last stream ended */
+    bool elsewhere;              /* it is read on another node of the cluster */
     uint64_t fed;                /* bytes of events that were offered to them */
 };
 
@@ -18324,8 +18491,10 @@ struct stream {
     struct buffer own;       /* to be sent before events: the head, a reset, a comment */
     uint64_t at;             /* of feed.events: what is to be sent next */
     uint64_t caught_up;      /* what it came back for ends here; not held against it */
-    bool blocked;            /* waits until the socket takes more */
-    uint32_t logouts;        /* an admin's session opened it when there were so many; or 0 */
+    uint64_t awaits;      /* it knows of this event from another node, and this one does not yet */
+    int64_t awaits_until; /* mono: then it begins again */
+    bool blocked;         /* waits until the socket takes more */
+    uint32_t logouts;     /* an admin's session opened it when there were so many; or 0 */
 };
 
 /* The hub's bounds. Most say how much is done for one before the others have their turn: the hub is
@@ -18450,6 +18619,11 @@ struct hub_ask {
     uint64_t n;                   /* our own entry with this number, or 0: what is said of `id` */
     int64_t deadline;             /* mono: it waits no longer */
     void (*finish)(struct server *, struct hub_ask *);
+    uint64_t question;      /* to other nodes, whose connections of `id` go to `out`, */
+    struct buffer *out;     /* as items of a JSON array, */
+    struct buffer *missing; /* and the names of those that did not answer in time here */
+    uint64_t *awaited;      /* nodes that have not answered yet */
+    size_t awaited_count;
     struct span id;
     const uint8_t *address;
     size_t count; /* out */
@@ -18509,6 +18683,7 @@ struct hub {
     struct job_list tells;       /* of the engine, in order */
     TAILQ_HEAD(, hub_ask) waits; /* workers whose change is on its way */
     struct ext_list greeted;     /* connections whose hello is */
+    size_t awaiting;             /* streams that know more of the log than this node */
     bool cluster_works;          /* the node has more to do at once */
     bool clock_warned;
 
@@ -18614,8 +18789,7 @@ struct server {
     struct store *store;          /* its own locks */
     pthread_mutex_t table_lock;   /* presence */
     struct presence presence;     /* [hub; others with table_lock, only reading] what is shown */
-    struct presence *own;         /* the same of our own connections: in a cluster node.own, else
-                                   * `presence` */
+    bool clustered;               /* by --cluster: it is one of several */
     struct node node;             /* [hub] of --cluster */
     _Atomic int node_state;       /* [hub] enum node_state, for others */
     _Atomic bool twin;            /* [hub] another server has a copy of the store: this one stops */
@@ -18684,17 +18858,25 @@ static struct instant server_now(struct server *server)
     return now;
 }
 
-/* [any] True if this server is one of several. */
-static bool server_clustered(const struct server *server)
+/* [hub] The moment at which a transition is made text. A cluster's are of the log: the same on every
+ * node, whatever its clock says. */
+static struct instant event_time(const struct server *server, struct instant now)
 {
-    return server->own != &server->presence;
+    return server->clustered ? (struct instant){INT64_MAX / 4, 0} : now;
+}
+
+/* [hub, or table_lock] The table of the connections here, which in a cluster is not the one that is
+ * shown. */
+static struct presence *server_own(struct server *server)
+{
+    return server->clustered ? &server->node.own : &server->presence;
 }
 
 /* [any] A moment as the tables have it. Those of a cluster have the engine's wall times, so that a
  * time which one node wrote is the same on all. */
 static struct instant table_time(const struct server *server, struct instant now)
 {
-    return server_clustered(server) ? (struct instant){wall_of(now), 0} : now;
+    return server->clustered ? (struct instant){wall_of(now), 0} : now;
 }
 
 /* [any] True if limits by address are not for this one: a trusted proxy speaks for many. */
@@ -18703,13 +18885,28 @@ static bool server_exempts(const struct server *server, const uint8_t address[16
     return ranges_have(server->trusted, server->trusted_count, address);
 }
 
+/* [any; table_lock] A user of the table that is shown, as view_user has them. Of one who is connected
+ * here the last sign of life is known sooner than the log has it. */
+static void server_view_user(struct server *server, struct user_view *view, const struct user *user,
+                             struct instant now)
+{
+    struct instant time = table_time(server, now);
+    view_user(view, user, time);
+    if (!server->clustered) return;
+    const struct user *own = presence_find(server_own(server), user_id(user));
+    if (!own) return;
+    int64_t seen = atomic_load_explicit(&own->last_seen, memory_order_relaxed);
+    if (seen > time.mono) seen = time.mono;
+    if (seen > view->last_seen) view->last_seen = seen;
+}
+
 /* [hub] Sets by hand what a user of the table that is shown wishes. */
 static void server_set_manual(struct server *server, struct instant now, struct user *user,
                               const struct manual_update *update)
 {
     struct instant time = table_time(server, now);
     lock_take(&server->table_lock, RANK_TABLE);
-    if (server_clustered(server)) node_set_manual(&server->node, time, user, update);
+    if (server->clustered) node_set_manual(&server->node, time, user, update);
     else presence_set_manual(&server->presence, time, user, update);
     lock_give(&server->table_lock, RANK_TABLE);
 }
@@ -18830,7 +19027,7 @@ static void connection_leave(struct server *server, struct connection *c, struct
 {
     if (!c->session.user) return;
     lock_take(&server->table_lock, RANK_TABLE);
-    presence_disconnect(server->own, table_time(server, now), &c->session, ending);
+    presence_disconnect(server_own(server), table_time(server, now), &c->session, ending);
     lock_give(&server->table_lock, RANK_TABLE);
     count_one(&server->counters.closes); /* one that was only opened to be refused is no close */
 }
@@ -18841,6 +19038,7 @@ static void stream_leave(struct server *server, struct stream *s, struct instant
 {
     if (!LIST_LINKED(s, list)) return;
     LIST_REMOVE(s, list);
+    if (s->awaits) server->hub.awaiting--;
     buffer_free(&s->own);
     atomic_fetch_sub(&server->streams, 1);
     s->feed->streamless_at = now.mono;
@@ -19126,6 +19324,60 @@ static void connection_close_late(struct server *server, struct connection *c, s
     connection_close_restart(server, c, now, STOP_RETRY_MS + any % spread);
 }
 
+/* The text of a connection's number, as the protocol and the admin API show it. */
+static const char *connection_id_text(uint64_t number, char out[17])
+{
+    snprintf(out, 17, "%016" PRIx64, number);
+    return out;
+}
+
+/* A connection as it is shown, copied out of the table: a user may have thousands, and text is not
+ * made while the hub waits for the lock. */
+struct connection_view {
+    int64_t connected_at, heard_at; /* mono */
+    uint64_t number;
+    uint32_t round_trip;
+    uint8_t address[16];
+    uint16_t port;
+    uint8_t status;
+    char agent[AGENT_MAX + 1];
+};
+
+/* [worker; table_lock] Copies a connection. */
+static void connection_view(struct connection_view *view, const struct connection *c)
+{
+    *view = (struct connection_view){
+        .connected_at = c->connected_at,
+        .heard_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed),
+        .number = c->number,
+        .round_trip = atomic_load_explicit(&c->transport.round_trip, memory_order_relaxed),
+        .port = c->session.port,
+        .status = c->session.status,
+    };
+    memcpy(view->address, c->session.address, sizeof view->address);
+    if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
+}
+
+/* [worker] Appends one connection of a user, an item of a list. round_trip_ms is null until a ping
+ * was answered. */
+static void connection_write(struct buffer *out, const struct connection_view *c,
+                             struct instant now, const char *node)
+{
+    char number[17], address[64];
+    json_open(out, NULL, '{');
+    json_text(out, "connection_id", connection_id_text(c->number, number));
+    json_text(out, "address", address_unpack_text(c->address, address, sizeof address));
+    json_uint(out, "port", c->port);
+    json_text(out, "agent", c->agent);
+    json_time(out, "connected_at", c->connected_at + now.offset, true);
+    json_time(out, "last_heard", c->heard_at + now.offset, true);
+    json_text(out, "status", STATUS_NAMES[c->status]);
+    if (c->round_trip == UINT32_MAX) json_null(out, "round_trip_ms");
+    else json_uint(out, "round_trip_ms", c->round_trip);
+    if (node) json_text(out, "node", node);
+    json_close(out, '}');
+}
+
 /* [hub] Adds a text message to the reply. */
 static void hub_reply_text(struct hub *hub, const char *text)
 {
@@ -19221,8 +19473,9 @@ static enum error message_manual(struct server *server, struct connection *c, st
     enum error error = manual_parse(message, &update);
     if (error) return error;
     struct user *user = c->session.user;
-    if (server_clustered(server)) user = presence_find(&server->presence, user_id(user));
-    if (user) server_set_manual(server, now, user, &update);
+    /* In a cluster others may have set something already; one who has just come is not there yet. */
+    struct user *shown = presence_find(&server->presence, user_id(user));
+    server_set_manual(server, now, shown ? shown : user, &update);
     return ERROR_NONE;
 }
 
@@ -19244,7 +19497,7 @@ static enum error message_status(struct server *server, struct connection *c, st
     for (int i = STATUS_ONLINE; i < STATUS_OFFLINE; i++) {
         if (!json_is(status, STATUS_NAMES[i])) continue;
         lock_take(&server->table_lock, RANK_TABLE);
-        presence_set_status(server->own, table_time(server, now), &c->session, i);
+        presence_set_status(server_own(server), table_time(server, now), &c->session, i);
         lock_give(&server->table_lock, RANK_TABLE);
         return ERROR_NONE;
     }
@@ -19780,7 +20033,7 @@ static void connection_take(struct server *server, struct connection *c, struct 
     c->paced = quiet_us < c->paced ? c->paced - (uint32_t)quiet_us : 0;
     atomic_store_explicit(&c->heard_at, now.mono, memory_order_relaxed);
     /* Atomics: workers read last_seen, and a lock for each message would stop them. */
-    presence_heard(server->own, table_time(server, now), c->session.user);
+    presence_heard(server_own(server), table_time(server, now), c->session.user);
     for (enum ws_kind kind = WS_PING; kind != WS_MORE && c->session.state == CONNECTION_OPEN;) {
         size_t used = 0; /* asked until WS_MORE, even with nothing left: the decoder cleans up */
         struct ws_event event = ws_decode(&c->partial, &limits, at, len, &used);
@@ -19845,6 +20098,7 @@ static void stream_finish(struct server *server, struct stream *s, struct instan
 static struct span stream_next(const struct stream *s)
 {
     if (s->own.len) return (struct span){s->own.at, s->own.len};
+    if (s->awaits) return (struct span){"", 0};
     return events_span(&s->feed->events, s->at);
 }
 
@@ -19952,7 +20206,7 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
         return;
     }
     struct buffer *event = &server->hub.event;
-    if (!event->len) event_write(event, server->epoch, t, table_time(server, now), false);
+    if (!event->len) event_write(event, server->epoch, t, event_time(server, now), false);
     store_batch_change(batch, wall_of(now), (struct span){event->at, event->len});
 }
 
@@ -19976,10 +20230,10 @@ static void feed_add(struct server *server, struct feed *feed, const struct tran
     struct hub *hub = &server->hub;
     struct events *events = &feed->events;
     bool stale = !LIST_FIRST(&feed->streams) && now.mono - feed->streamless_at > EVENTS_KEEP_MS;
-    if (events->kept && stale) events_drop(events);
+    if (events->kept && stale && !feed->elsewhere) events_drop(events);
     hub->event.len = 0;
     if (events->kept)
-        event_write(&hub->event, server->epoch, t, table_time(server, now),
+        event_write(&hub->event, server->epoch, t, event_time(server, now),
                     feed == &hub->feeds[FEED_ADMIN]);
     events_add(events, (struct position){server->epoch, t->sequence},
                (struct span){hub->event.at, hub->event.len});
@@ -20339,22 +20593,16 @@ static void connection_timer(struct server *server, struct connection *c, struct
  * gives that back. */
 
 enum {
-    CLUSTER_WAIT_MS = 250, /* what is answered waits so long for its change to come back */
+    CLUSTER_WAIT_MS = 250,   /* what is answered waits so long for its change to come back */
+    STREAM_AWAITS_MS = 1000, /* a stream that is ahead of this node waits so long */
     STREAM_GONE_MS = 120000
 }; /* TCP gives a client up that takes nothing for this long */
 
-/* The text of a connection's number, as the protocol and the admin API show it. */
-static const char *connection_id_text(uint64_t number, char out[17])
-{
-    snprintf(out, 17, "%016" PRIx64, number);
-    return out;
-}
-
 /* [hub] How long all clients should take to come back together, should this process end without a
  * word: what it needs to take as many in. Few come back at once, as they always did. */
-static int64_t server_spread_ms(const struct server *server)
+static int64_t server_spread_ms(struct server *server)
 {
-    int64_t count = (int64_t)server->own->connections;
+    int64_t count = (int64_t)server_own(server)->connections;
     int64_t rate = server->options.tls_listen.count ? CROWD_TLS_RATE : CROWD_PLAIN_RATE;
     if (count <= CROWD_FEW) return 0;
     int64_t needed = count * 1000 / rate;
@@ -20385,7 +20633,7 @@ static void hub_greet(struct server *server, struct connection *c, struct instan
                       struct span id)
 {
     struct hub *hub = &server->hub;
-    bool waits = server_clustered(server) && !node_alone(&server->node);
+    bool waits = server->clustered && !node_alone(&server->node);
     if (waits) connection_flush(server, c, now); /* the 101 does not wait */
     if (c->session.state != CONNECTION_OPEN) return;
     hub_reply_hello(server, c, id);
@@ -20421,7 +20669,7 @@ static size_t hub_tell_crowd(struct server *server, struct user *user, struct in
 static void hub_crowd(struct server *server, struct instant now)
 {
     struct crowd *crowd = &server->hub.crowd;
-    struct presence *p = server->own;
+    struct presence *p = server_own(server);
     int64_t count = (int64_t)p->connections, level = crowd->level;
     while (count > (level ? level * 2 : CROWD_FEW)) level = level ? level * 2 : CROWD_FEW;
     if (level > crowd->level) {
@@ -20506,7 +20754,7 @@ static void hub_adopt(struct server *server, struct job *job)
     } else {
         count_one(&server->counters.upgrades);
         lock_take(&server->table_lock, RANK_TABLE);
-        presence_connect(server->own, table_time(server, now), id, &c->session);
+        presence_connect(server_own(server), table_time(server, now), id, &c->session);
         lock_give(&server->table_lock, RANK_TABLE);
         connection_arm(server, c, now.mono + server->options.ping_interval);
         hub_greet(server, c, now, id);
@@ -20520,6 +20768,38 @@ static void hub_adopt(struct server *server, struct job *job)
     http_conn_free(p);
 }
 
+/* [hub] Tells a stream to begin again, from the table as it is now. */
+static void stream_reset(struct server *server, struct stream *s, struct instant now)
+{
+    char position[POSITION_TEXT];
+    position_text(server_position(server), position);
+    buffer_print(&s->own, "event: reset\nid: %s\ndata: ", position);
+    json_begin(&s->own);
+    json_text(&s->own, "position", position);
+    json_time(&s->own, "generated_at", wall_of(now), true);
+    buffer_text(&s->own, "}\n\n");
+    s->at = s->feed->events.end;
+}
+
+/* [hub] Streams that came from a node which had read more of the log go on where they were, once this
+ * one has read as much; in another epoch, or when that takes too long, they begin again. */
+static void streams_catch_up(struct server *server, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    for (int k = 0; k < FEED_COUNT && hub->awaiting; k++) {
+        struct events *events = &hub->feeds[k].events;
+        for (struct stream *s = LIST_FIRST(&hub->feeds[k].streams), *next; s; s = next) {
+            next = LIST_NEXT(s, list);
+            bool here = s->awaits && s->awaits <= events->last;
+            if (!s->awaits || (!here && now.mono < s->awaits_until)) continue;
+            if (!here || !events_find(events, s->awaits, &s->at)) stream_reset(server, s, now);
+            s->awaits = 0;
+            hub->awaiting--;
+            stream_send(server, s, now);
+        }
+    }
+}
+
 /* [hub] Begins a stream: where it goes on if it comes back, otherwise with a reset, which tells it
  * to read the lists anew: its position is that of the table at this moment, so lists that are read
  * after it miss nothing. `retry` stands in the block of the first event: some clients deliver a
@@ -20528,21 +20808,20 @@ static void stream_begin(struct server *server, struct stream *s, const struct g
 {
     struct feed *feed = s->feed = &server->hub.feeds[a->feed];
     struct instant now = server_now(server);
-    char position[POSITION_TEXT];
     events_keep(&feed->events);
     /* With the first event's block: some clients deliver one of its own as an empty event. */
     buffer_print(&s->own, "retry: %d\n", STREAM_RETRY_MS);
     /* What a client comes back for may be gone, or be of an epoch before this one, which may have
      * begun since a worker granted the stream. */
     bool resumes = a->resumes && a->position.epoch == server->epoch;
-    if (!resumes || !events_find(&feed->events, a->position.sequence, &s->at)) {
-        position_text(server_position(server), position);
-        buffer_print(&s->own, "event: reset\nid: %s\ndata: ", position);
-        json_begin(&s->own);
-        json_text(&s->own, "position", position);
-        json_time(&s->own, "generated_at", wall_of(now), true);
-        buffer_text(&s->own, "}\n\n");
+    bool ahead = resumes && server->clustered && a->position.sequence > feed->events.last;
+    if (ahead) {
+        s->awaits = a->position.sequence;
+        s->awaits_until = now.mono + STREAM_AWAITS_MS;
         s->at = feed->events.end;
+        server->hub.awaiting++;
+    } else if (!resumes || !events_find(&feed->events, a->position.sequence, &s->at)) {
+        stream_reset(server, s, now);
     }
     /* Until it has all that was there when it came it may be as far behind as it is. */
     s->caught_up = feed->events.end;
@@ -20595,10 +20874,12 @@ static void hub_adopt_stream(struct server *server, struct job *job)
  * and in slices, as what happens to the cluster can happen to all of its users at once. */
 
 enum {
-    CLUSTER_OFFSET_MS = 500,  /* so far from the engine's a clock is worth a warning */
-    CLUSTER_YOUNG_MS = 60000, /* a server that started so lately gives way to its twin, */
-    CLUSTER_TWINS = 2,        /* when that has said hello so often */
-    CLUSTER_SHARE = 256,      /* users looked at under the lock at a time */
+    CLUSTER_OFFSET_MS = 500,   /* so far from the engine's a clock is worth a warning */
+    ANSWER_WAIT_MS = 1000,     /* for other nodes' connections of a user */
+    ANSWER_BYTES = 256 * 1024, /* of them, from one node */
+    CLUSTER_YOUNG_MS = 60000,  /* a server that started so lately gives way to its twin, */
+    CLUSTER_TWINS = 2,         /* when that has said hello so often */
+    CLUSTER_SHARE = 256,       /* users looked at under the lock at a time */
 };
 
 /* [hub] See struct node. */
@@ -20727,28 +21008,6 @@ static void hub_batch_over(struct server *server)
     }
 }
 
-/* [main] Sets the node up, before there are threads. Somebody silent is known to have left so much
- * after their last sign of life: what a node knows of another's users is as old. */
-static void server_begin_node(struct server *server)
-{
-    struct node *node = &server->node;
-    const struct options *o = &server->options;
-    const char *name = o->node_name;
-    *node =
-        (struct node){.ask = hub_node_asks,
-                      .tell = hub_node_says,
-                      .random = hub_node_random,
-                      .read_leavers = hub_node_reads_leavers,
-                      .context = server,
-                      .patient = server->store->was_position_epoch != 0,
-                      .since = server->store->was_known,
-                      .margin = o->threshold + SEEN_FLUSH_MS + o->ping_interval + o->pong_timeout};
-    snprintf(node->name, sizeof node->name, "%s", name);
-    node_init(node, table_time(server, server->started), &server->presence, server->store->node);
-    server->epoch = node->epoch;
-    atomic_store(&server->alone_since, wall_of(server->started));
-}
-
 /* [hub] The engine's thread told something: that waits for its turn. */
 static void hub_engine_told(struct server *server, struct job *job)
 {
@@ -20761,6 +21020,11 @@ static void hub_take_clock(struct server *server, int64_t offset)
 {
     int64_t step = offset - atomic_load(&server->wall_offset);
     int64_t apart = offset - (clock_wall_ms() - clock_mono_ms());
+    /* Within what a round trip hides both clocks are the same, and ours is the steadier one. */
+    if (apart <= ENGINE_CLOCK_MOVED && apart >= -ENGINE_CLOCK_MOVED) {
+        offset -= apart;
+        step -= apart;
+    }
     atomic_store(&server->clock_is_engines, true);
     atomic_store(&server->wall_offset, offset);
     atomic_store(&server->clock_apart, apart);
@@ -20776,7 +21040,7 @@ static void hub_take_clock(struct server *server, int64_t offset)
     }
     if (!step) return;
     presence_step_clock(&server->presence, step);
-    presence_step_clock(server->own, step);
+    presence_step_clock(server_own(server), step);
 }
 
 /* [hub] Positions are of another epoch from here on: streams are told to begin again. */
@@ -20795,10 +21059,13 @@ static void hub_new_epoch(struct server *server, struct instant now)
     json_time(&text, "generated_at", wall_of(now), true);
     buffer_text(&text, "}\n\n");
     for (int k = 0; k < FEED_COUNT; k++) {
+        struct stream *s;
+        for (s = LIST_FIRST(&hub->feeds[k].streams); s; s = LIST_NEXT(s, list)) s->awaits = 0;
         events_reset(&hub->feeds[k].events, server->presence.sequence,
                      (struct span){text.at, text.len});
         streams_feed(server, &hub->feeds[k], now);
     }
+    hub->awaiting = 0;
     buffer_free(&text);
 }
 
@@ -20818,6 +21085,7 @@ static void hub_cluster_read(struct server *server, struct instant now)
     hub_begin_part(hub, HUB_CLUSTER_US);
     for (struct job *job; (job = TAILQ_FIRST(&hub->tells)) && !node_busy(node);) {
         struct engine_tell *tell = container_of(job, struct engine_tell, job);
+        engine_hears(&server->engine, tell);
         lock_take(&server->table_lock, RANK_TABLE);
         if (tell->kind == ENGINE_UP || tell->kind == ENGINE_CLOCK)
             hub_take_clock(server, tell->offset);
@@ -20845,7 +21113,7 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
         struct taker in = {(const uint8_t *)node->kicked.at,
                            (const uint8_t *)node->kicked.at + node->kicked.len, false};
         struct span id = take_id(&in);
-        struct user *user = presence_find(server->own, id);
+        struct user *user = presence_find(server_own(server), id);
         while (user && user->conns) {
             struct connection *c = (struct connection *)user->conns;
             if (clock_work_us() >= server->hub.until) return false;
@@ -20853,7 +21121,7 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
             connection_flush(server, c, now);
         }
         lock_take(&server->table_lock, RANK_TABLE);
-        if (user) presence_end(server->own, table_time(server, now), user, REASON_KICKED);
+        if (user) presence_end(server_own(server), table_time(server, now), user, REASON_KICKED);
         lock_give(&server->table_lock, RANK_TABLE);
         buffer_drop(&node->kicked, (size_t)(in.at - (const uint8_t *)node->kicked.at));
     }
@@ -20861,12 +21129,12 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
 }
 
 /* [hub] True if what somebody waits for has come back in the log, or need not be waited for. */
-static bool hub_came_back(const struct server *server, uint64_t n, struct span id)
+static bool hub_came_back(struct server *server, uint64_t n, struct span id)
 {
     const struct node *node = &server->node;
     if (node_alone(node)) return true;
     if (n) return node->replica.incarnations[INCARNATION_SELF]->n >= n;
-    const struct user *user = presence_find(server->own, id);
+    const struct user *user = presence_find(server_own(server), id);
     return !user || user->dirty < DIRTY_STATE;
 }
 
@@ -20876,7 +21144,9 @@ static void hub_cluster_answer(struct server *server, struct instant now)
     struct hub *hub = &server->hub;
     for (struct hub_ask *ask = TAILQ_FIRST(&hub->waits), *next; ask; ask = next) {
         next = TAILQ_NEXT(ask, waiting);
-        if (now.mono < ask->deadline && !hub_came_back(server, ask->n, ask->id)) continue;
+        bool here = ask->question ? !ask->awaited_count || node_alone(&server->node)
+                                  : hub_came_back(server, ask->n, ask->id);
+        if (now.mono < ask->deadline && !here) continue;
         TAILQ_REMOVE(&hub->waits, ask, waiting);
         ask->finish(server, ask);
     }
@@ -20900,11 +21170,98 @@ static void hub_wait_for_log(struct server *server, struct hub_ask *ask, struct 
     TAILQ_INSERT_TAIL(&server->hub.waits, ask, waiting);
 }
 
+/* [hub; table_lock] Another node asks for the connections that a user has here. */
+static void hub_node_wanted(void *context, const struct record *question)
+{
+    struct server *server = context;
+    struct buffer json = {0};
+    const struct user *user = presence_find(server_own(server), question->id);
+    struct instant now = server_now(server);
+    json_open(&json, NULL, '[');
+    const struct session_conn *conn;
+    for (conn = user ? user->conns : NULL; conn && json.len < ANSWER_BYTES; conn = conn->next) {
+        struct connection_view view;
+        connection_view(&view, (const struct connection *)conn);
+        connection_write(&json, &view, now, server->node.name);
+    }
+    json_close(&json, ']');
+    node_answer(&server->node, question, (struct span){json.at, json.len});
+    buffer_free(&json);
+}
+
+/* [hub; table_lock] Another node has answered. */
+static void hub_node_answered(void *context, uint64_t question, uint64_t node, struct span json)
+{
+    struct server *server = context;
+    struct hub_ask *ask = TAILQ_FIRST(&server->hub.waits);
+    while (ask && (!ask->question || ask->question != question)) ask = TAILQ_NEXT(ask, waiting);
+    for (size_t i = 0; ask && i < ask->awaited_count; i++) {
+        if (ask->awaited[i] != node) continue;
+        ask->awaited[i] = ask->awaited[--ask->awaited_count];
+        struct span items = {json.at + 1, json.len - 2};
+        if (items.len && ask->out->len) buffer_text(ask->out, ",");
+        buffer_add(ask->out, items.at, items.len);
+        break;
+    }
+}
+
+/* [hub] The worker goes on with what has come of other nodes; the rest is named. */
+static void hub_ask_answered(struct server *server, struct hub_ask *ask)
+{
+    const struct replica *r = &server->node.replica;
+    for (size_t i = 0; i < ask->awaited_count; i++) {
+        const char *name = NULL;
+        for (size_t k = 0; k < r->count; k++)
+            if (r->incarnations[k]->node == ask->awaited[i]) name = r->incarnations[k]->name;
+        if (name) json_text(ask->missing, NULL, name);
+    }
+    free(ask->awaited);
+    sem_post(&ask->done);
+}
+
+/* [hub] Question: the connections that a user has on other nodes. */
+static void hub_ask_connections(struct server *server, struct job *job)
+{
+    struct hub_ask *ask = container_of(job, struct hub_ask, job);
+    struct node *node = &server->node;
+    struct instant now = server_now(server);
+    const struct user *user = presence_find(&server->presence, ask->id);
+    const struct said *said = user && !node_alone(node) ? user->said : NULL;
+    for (; said; said = said->next) {
+        if (said->holder == INCARNATION_SELF || said->evicted || said->state != USER_LIVE) continue;
+        ask->awaited = mem_resize(ask->awaited, (ask->awaited_count + 1) * sizeof *ask->awaited);
+        ask->awaited[ask->awaited_count++] = node->replica.incarnations[said->holder]->node;
+    }
+    if (!ask->awaited_count) {
+        hub_ask_answered(server, ask);
+        return;
+    }
+    ask->question = node_random(node);
+    node_say(node, table_time(server, now),
+             &(struct record){.kind = RECORD_WANT,
+                              .want = WANT_CONNECTIONS,
+                              .number = node->request,
+                              .about = ask->question,
+                              .id = ask->id});
+    ask->deadline = now.mono + ANSWER_WAIT_MS;
+    ask->finish = hub_ask_answered;
+    TAILQ_INSERT_TAIL(&server->hub.waits, ask, waiting);
+}
+
 /* [hub] What is published of the node for workers. */
 static void hub_cluster_publish(struct server *server, struct instant now)
 {
     const struct node *node = &server->node;
     int state = (int)node->state, before = atomic_load(&server->node_state);
+    unsigned feeds = node_feeds(node);
+    server->node.feeds = 0;
+    for (int k = 0; k < FEED_COUNT; k++) {
+        struct feed *feed = &server->hub.feeds[k];
+        bool lately = feed->streamless_at && now.mono - feed->streamless_at <= EVENTS_KEEP_MS;
+        if (LIST_FIRST(&feed->streams) || lately) server->node.feeds |= 1u << k;
+        feed->elsewhere = feeds >> k & 1;
+        if (feed->elsewhere) events_keep(&feed->events);
+    }
     if (state == before) return;
     bool was = before == NODE_SETTLED, is = state == NODE_SETTLED;
     atomic_store(&server->node_state, state);
@@ -20944,6 +21301,7 @@ static void hub_cluster(struct server *server, struct instant now)
     if (!hub_cluster_kick(server, now)) hub->cluster_works = true;
     hub_cluster_twin(server, now);
     hub_cluster_publish(server, now);
+    streams_catch_up(server, now);
     hub_cluster_answer(server, now);
 }
 
@@ -20951,21 +21309,45 @@ static void hub_cluster(struct server *server, struct instant now)
 static bool hub_cluster_tick(struct server *server, struct instant now, size_t most)
 {
     struct instant time = table_time(server, now);
-    bool own = presence_tick(server->own, time, most);
+    bool own = presence_tick(server_own(server), time, most);
     return node_tick(&server->node, time, most) && own;
 }
 
+/* [main] Sets the node up, before there are threads. */
+static void server_begin_node(struct server *server)
+{
+    struct node *node = &server->node;
+    const struct options *o = &server->options;
+    const char *name = server->engine.name;
+    *node =
+        (struct node){.ask = hub_node_asks,
+                      .tell = hub_node_says,
+                      .wanted_of = hub_node_wanted,
+                      .answered = hub_node_answered,
+                      .random = hub_node_random,
+                      .read_leavers = hub_node_reads_leavers,
+                      .context = server,
+                      .patient = server->store->was_position_epoch != 0,
+                      .since = server->store->was_known,
+                      .margin = o->threshold + SEEN_FLUSH_MS + o->ping_interval + o->pong_timeout};
+    snprintf(node->name, sizeof node->name, "%s", name);
+    node_init(node, table_time(server, server->started), &server->presence, server->store->node);
+    server->epoch = node->epoch;
+    atomic_store(&server->alone_since, wall_of(server->started));
+}
+
 /* [hub] How long the hub may sleep for what the node has to do. */
-static int64_t hub_cluster_wait(const struct server *server, int64_t now)
+static int64_t hub_cluster_wait(struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
-    const struct presence *own = server->own;
+    const struct presence *own = server_own(server);
     int64_t wall = now + atomic_load(&server->wall_offset);
     int64_t wait = node_wait(&server->node, now), at;
     if (hub->cluster_works || (TAILQ_FIRST(&hub->tells) && !node_busy(&server->node))) return 0;
     if ((at = presence_wait(own, wall)) >= 0 && at < wait) wait = at;
     if ((at = presence_wait(&server->presence, wall)) >= 0 && at < wait) wait = at;
     if (own->seen_count && own->seen_turn - wall < wait) wait = own->seen_turn - wall;
+    if (hub->awaiting && wait > STREAM_AWAITS_MS) wait = STREAM_AWAITS_MS;
     const struct hub_ask *ask = TAILQ_FIRST(&hub->waits);
     const struct conn_ext *ext = TAILQ_FIRST(&hub->greeted);
     if (ask && ask->deadline - now < wait) wait = ask->deadline - now;
@@ -21009,9 +21391,9 @@ static void hub_heartbeat(struct server *server, struct job *job)
     struct hub_ask *ask = container_of(job, struct hub_ask, job);
     struct instant now = server_now(server);
     lock_take(&server->table_lock, RANK_TABLE);
-    presence_heartbeat(server->own, table_time(server, now), ask->id, ask->address);
+    presence_heartbeat(server_own(server), table_time(server, now), ask->id, ask->address);
     lock_give(&server->table_lock, RANK_TABLE);
-    if (server_clustered(server)) hub_wait_for_log(server, ask, now, 0, hub_ask_done);
+    if (server->clustered) hub_wait_for_log(server, ask, now, 0, hub_ask_done);
     else hub_ask_done(server, ask);
 }
 
@@ -21021,7 +21403,7 @@ static void hub_ask_view(struct server *server, struct hub_ask *ask)
     const struct user *user = presence_find(&server->presence, ask->id);
     if (user) {
         lock_take(&server->table_lock, RANK_TABLE);
-        view_user(ask->view, user, table_time(server, server_now(server)));
+        server_view_user(server, ask->view, user, server_now(server));
         view_keep(ask->view, ask->texts);
         lock_give(&server->table_lock, RANK_TABLE);
     }
@@ -21036,8 +21418,7 @@ static void hub_ask_found(struct server *server, struct hub_ask *ask, bool faile
     struct user *user = presence_find(&server->presence, ask->id);
     ask->failed = failed && !user;
     if (user) server_set_manual(server, now, user, ask->update);
-    if (user && server_clustered(server))
-        hub_wait_for_log(server, ask, now, server->node.n, hub_ask_view);
+    if (user && server->clustered) hub_wait_for_log(server, ask, now, server->node.n, hub_ask_view);
     else hub_ask_view(server, ask);
 }
 
@@ -21057,7 +21438,7 @@ static void hub_kick(struct server *server, struct job *job)
     struct instant now = server_now(server);
     struct user *user = presence_find(&server->presence, ask->id);
     bool over = !user;
-    if (server_clustered(server)) {
+    if (server->clustered) {
         ask->count = user ? user->connections : 0;
         lock_take(&server->table_lock, RANK_TABLE);
         if (user) node_kick(&server->node, table_time(server, now), ask->id);
@@ -21158,7 +21539,7 @@ static void hub_begin_batch(struct server *server)
     struct hub *hub = &server->hub;
     struct node *node = &server->node;
     hub->batches++;
-    if (!server_clustered(server)) return;
+    if (!server->clustered) return;
     store_batch_move(&server->presence.ended, &node->leavers); /* they know better than we did */
     if (node->state != NODE_SETTLED) return;
     hub->batch.position_epoch = node->epoch;
@@ -21211,8 +21592,8 @@ static void hub_expire(struct server *server, struct instant now)
     hub_begin_part(hub, HUB_TABLE_US);
     for (bool over = false; !over; over = over || clock_work_us() >= hub->until) {
         lock_take(&server->table_lock, RANK_TABLE);
-        over = server_clustered(server) ? hub_cluster_tick(server, now, TABLE_SHARE)
-                                        : presence_tick(&server->presence, now, TABLE_SHARE);
+        over = server->clustered ? hub_cluster_tick(server, now, TABLE_SHARE)
+                                 : presence_tick(&server->presence, now, TABLE_SHARE);
         lock_give(&server->table_lock, RANK_TABLE);
         hub_take_transitions(server, now);
     }
@@ -21224,11 +21605,11 @@ static void hub_stop(struct server *server, struct job *job)
 {
     (void)job;
     struct hub *hub = &server->hub;
-    struct presence *p = server->own;
+    struct presence *p = server_own(server);
     struct instant now = server_now(server);
     hub->stopping = true;
     hub->stop_by = now.mono + CLOSE_WAIT_MS;
-    if (server_clustered(server)) {
+    if (server->clustered) {
         lock_take(&server->table_lock, RANK_TABLE);
         node_leave(&server->node, table_time(server, now), now.mono);
         lock_give(&server->table_lock, RANK_TABLE);
@@ -21290,16 +21671,16 @@ static void wait_until(int64_t *wait, int64_t at, int64_t now)
 
 /* [hub] How long the hub may sleep, ms; -1 for ever: until the first of all it has to do by itself.
  * Whoever adds a reason to act at a time adds it here, or the hub sleeps through it. */
-static int64_t hub_wait(const struct server *server, int64_t now)
+static int64_t hub_wait(struct server *server, int64_t now)
 {
     const struct hub *hub = &server->hub;
     const struct presence *p = &server->presence;
     if (hub_has_work(hub) || hub->crowd.telling) return 0;
     int64_t wait = wheel_wait(&hub->wheel, now), rules = -1;
-    if (!server_clustered(server)) rules = presence_wait(p, now);
+    if (!server->clustered) rules = presence_wait(p, now);
     int64_t sign_at = hub->sign_at > hub->sync_at ? hub->sign_at : hub->sync_at;
     if (rules >= 0) wait_until(&wait, now + rules, now);
-    if (server_clustered(server)) wait_until(&wait, now + hub_cluster_wait(server, now), now);
+    if (server->clustered) wait_until(&wait, now + hub_cluster_wait(server, now), now);
     if (p->cached) wait_until(&wait, now + HUB_NAP_MS, now); /* see hub_wake */
     if (p->live + p->cached && !hub->batch_under_way) wait_until(&wait, sign_at, now);
     if (!STAILQ_EMPTY(&hub->graph.changed)) wait_until(&wait, hub->spread_at, now);
@@ -21365,7 +21746,7 @@ static void hub_wake(struct server *server, int64_t wait)
     hub->turned_at = now.mono;
     if (wait < 0 || gap - wait < PAUSE_MS || !server->presence.cached) return;
     presence_resume(&server->presence, table_time(server, now), gap);
-    if (server_clustered(server)) presence_resume(server->own, table_time(server, now), gap);
+    if (server->clustered) presence_resume(server_own(server), table_time(server, now), gap);
     log_line(&server->log, LOG_DEBUG, "stood still for %" PRId64 " ms", gap);
 }
 
@@ -21426,7 +21807,7 @@ static void hub_turn(struct server *server)
     hub_begin_part(hub, share);
     hub_work(server, now);
     hub_crowd(server, now);
-    if (server_clustered(server)) hub_cluster(server, now);
+    if (server->clustered) hub_cluster(server, now);
     hub_expire(server, now);
     hub_begin_part(hub, share);
     hub_watch(server, now);
@@ -21490,7 +21871,7 @@ static void hub_free(struct server *server)
     loop_take_jobs(&hub->loop);
     for (struct job *job; (job = TAILQ_FIRST(&hub->loop.taken));) {
         TAILQ_REMOVE(&hub->loop.taken, job, entry);
-        if (job->run == engine_tell_arrives) TAILQ_INSERT_TAIL(&hub->tells, job, entry);
+        if (job->run == hub_engine_told) TAILQ_INSERT_TAIL(&hub->tells, job, entry);
     }
     for (struct job *job; (job = TAILQ_FIRST(&hub->tells));) {
         TAILQ_REMOVE(&hub->tells, job, entry);
@@ -22718,7 +23099,7 @@ static bool api_copy(struct server *server, struct span id, struct instant now,
 {
     const struct user *user = presence_find(&server->presence, id);
     if (!user) return false;
-    view_user(view, user, table_time(server, now));
+    server_view_user(server, view, user, now);
     view_keep(view, texts);
     return true;
 }
@@ -22820,7 +23201,7 @@ static bool api_copy_users(struct server *server, struct instant now, bool offli
         if (!user) break;
         last = user;
         if (!offline_too && user->state == USER_OFFLINE) continue;
-        view_user(&views[*count], user, table_time(server, now));
+        server_view_user(server, &views[*count], user, now);
         view_keep(&views[(*count)++], texts);
     }
     if (last) {
@@ -23413,52 +23794,6 @@ static enum error api_users(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
-/* A connection as it is shown, copied out of the table: a user may have thousands, and text is not
- * made while the hub waits for the lock. */
-struct connection_view {
-    int64_t connected_at, heard_at; /* mono */
-    uint64_t number;
-    uint32_t round_trip;
-    uint8_t address[16];
-    uint16_t port;
-    uint8_t status;
-    char agent[AGENT_MAX + 1];
-};
-
-/* [worker; table_lock] Copies a connection. */
-static void api_view_connection(struct connection_view *view, const struct connection *c)
-{
-    *view = (struct connection_view){
-        .connected_at = c->connected_at,
-        .heard_at = atomic_load_explicit(&c->heard_at, memory_order_relaxed),
-        .number = c->number,
-        .round_trip = atomic_load_explicit(&c->transport.round_trip, memory_order_relaxed),
-        .port = c->session.port,
-        .status = c->session.status,
-    };
-    memcpy(view->address, c->session.address, sizeof view->address);
-    if (c->agent) snprintf(view->agent, sizeof view->agent, "%s", c->agent->text);
-}
-
-/* [worker] Appends one connection of a user, an item of a list. round_trip_ms is null until a ping
- * was answered. */
-static void api_write_connection(struct buffer *out, const struct connection_view *c,
-                                 struct instant now)
-{
-    char number[17], address[64];
-    json_open(out, NULL, '{');
-    json_text(out, "connection_id", connection_id_text(c->number, number));
-    json_text(out, "address", address_unpack_text(c->address, address, sizeof address));
-    json_uint(out, "port", c->port);
-    json_text(out, "agent", c->agent);
-    json_time(out, "connected_at", c->connected_at + now.offset, true);
-    json_time(out, "last_heard", c->heard_at + now.offset, true);
-    json_text(out, "status", STATUS_NAMES[c->status]);
-    if (c->round_trip == UINT32_MAX) json_null(out, "round_trip_ms");
-    else json_uint(out, "round_trip_ms", c->round_trip);
-    json_close(out, '}');
-}
-
 /* [worker] Copies a user out of the table, with the position and the JSON of the connections, all
  * of one moment. False when the user is not there. The room for connections is taken without the
  * lock, since it may be megabytes; so it is looked first how much is needed, and again whether
@@ -23471,7 +23806,7 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     const struct user *user, *own;
     size_t room = 0, count = 0;
     lock_take(&server->table_lock, RANK_TABLE);
-    while ((own = presence_find(server->own, id)) && own->connections > room) {
+    while ((own = presence_find(server_own(server), id)) && own->connections > room) {
         room = own->connections;
         lock_give(&server->table_lock, RANK_TABLE);
         free(list);
@@ -23480,12 +23815,13 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     }
     *position = server_position(server);
     user = presence_find(&server->presence, id);
-    if (user) view_user(view, user, table_time(server, now));
+    if (user) server_view_user(server, view, user, now);
     if (user) view_keep(view, texts);
     for (const struct session_conn *conn = own ? own->conns : NULL; conn; conn = conn->next)
-        api_view_connection(&list[count++], (const struct connection *)conn);
+        connection_view(&list[count++], (const struct connection *)conn);
     lock_give(&server->table_lock, RANK_TABLE);
-    for (size_t i = 0; i < count; i++) api_write_connection(connections, &list[i], now);
+    const char *node = server->clustered ? server->node.name : NULL;
+    for (size_t i = 0; i < count; i++) connection_write(connections, &list[i], now, node);
     free(list);
     return user != NULL;
 }
@@ -23502,6 +23838,11 @@ static enum error api_admin_user(struct server *server, const struct http_reques
     struct span id = {request->id, request->id_len};
     bool here =
         api_copy_user(server, id, request->now, &view, &position, &connections, &response->texts);
+    struct buffer missing = {0};
+    if (here && server->clustered) {
+        struct hub_ask ask = {.id = id, .out = &connections, .missing = &missing};
+        hub_ask(server, &ask, hub_ask_connections);
+    }
     bool read = store_get_stored(server->store, id, &stored);
     enum error error = !read                    ? ERROR_INTERNAL
                        : !here && !stored.known ? ERROR_UNKNOWN_USER
@@ -23517,8 +23858,15 @@ static enum error api_admin_user(struct server *server, const struct http_reques
         position_write(out, position);
         json_open(out, "connection_list", '[');
         buffer_add(out, connections.at, connections.len);
-        buffer_text(out, "]}");
+        json_close(out, ']');
+        if (missing.len) {
+            json_open(out, "unreachable", '[');
+            buffer_add(out, missing.at, missing.len);
+            json_close(out, ']');
+        }
+        json_close(out, '}');
     }
+    buffer_free(&missing);
     buffer_free(&connections);
     return error;
 }
@@ -23934,7 +24282,7 @@ static enum error api_readyz(struct server *server, const struct http_request *r
     int state = atomic_load(&server->node_state);
     /* One that comes back keeps the users it had: were all to come back at once, a load balancer
      * would have none. */
-    bool joining = server_clustered(server) && !atomic_load(&server->joined) &&
+    bool joining = server->clustered && !atomic_load(&server->joined) &&
                    (state == NODE_JOINING || state == NODE_INSTALLING);
     bool ready = !stopping && !starting && store.writable && store.readable && !joining;
     response->status = ready ? 200 : 503;
@@ -23945,7 +24293,7 @@ static enum error api_readyz(struct server *server, const struct http_request *r
               : starting ? "starting"
               : joining  ? "joining"
                          : "degraded");
-    if (server_clustered(server)) {
+    if (server->clustered) {
         int64_t since = atomic_load(&server->alone_since);
         json_text(out, "cluster", NODE_STATES[state]);
         if (since) json_time(out, "since", since, true);
@@ -25153,10 +25501,10 @@ static void sandbox_allow_engine(int ruleset, const struct engine *engine)
 
 /* [main] Takes from the process what it has no business with, for good and for all threads that
  * start later: files but those of --data and the directories of certificates, keys and passwords;
- * new TCP sockets but the webhook's and the engine's; signals to others. A hole in a parser then reads no other file
- * and calls nobody. As far as the kernel can: each version of Landlock knows more rights, and
- * asking for one that it does not know fails, so rights, size and fields go by its version.
- * server->landlock is what /metrics says of it. */
+ * new TCP sockets but the webhook's and the engine's; signals to others. A hole in a parser then
+ * reads no other file and calls nobody. As far as the kernel can: each version of Landlock knows
+ * more rights, and asking for one that it does not know fails, so rights, size and fields go by its
+ * version. server->landlock is what /metrics says of it. */
 static void server_enter_sandbox(struct server *server)
 {
     static const size_t lists[] = {
@@ -25467,7 +25815,7 @@ static bool server_restore_user(void *context, struct span id, const struct user
     struct instant now = table_time(server, server->started);
     presence_restore(&server->presence, now, id, (enum status)record->status, record->online_since,
                      record->last_seen, server_evidence(server));
-    if (server_clustered(server)) node_restored(&server->node, id);
+    if (server->clustered) node_restored(&server->node, id);
     lock_give(&server->table_lock, RANK_TABLE);
     return true;
 }
@@ -25612,10 +25960,10 @@ static bool server_start(struct server *server, struct why why)
     if (!server_probe_engine(server, why)) return false;
     server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     struct instant started = server->started;
-    server->own = engine_wanted(&server->engine) ? &server->node.own : &server->presence;
+    server->clustered = engine_wanted(&server->engine);
     presence_init(&server->presence, options->grace, options->threshold,
                   table_time(server, started));
-    if (server_clustered(server)) server_begin_node(server);
+    if (server->clustered) server_begin_node(server);
     /* From here on there are threads: the sandbox and the user are for all of them. */
     if (!store_start_writer(server->store, hub_batch_written, server))
         return server_lacks_thread(why, "writer of the store");
@@ -25757,8 +26105,8 @@ static void server_wait_for_hub(struct server *server)
  *    run: a request that waits for the hub gets its answer.
  * 3. The listener ends, and with it CivetWeb's workers: after this nothing is handed to the hub.
  * 4. Handshake workers, which work for the listener, and the reader, which works for the hub and
- *    tells it of each read; the hub runs still. The webhook and the engine before the last batch, which
- *    has how far they came.
+ *    tells it of each read; the hub runs still. The webhook and the engine before the last batch,
+ *    which has how far they came.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
  * 6. What they used: table, store, sockets.
  *
@@ -25795,7 +26143,7 @@ static bool server_stop(struct server *server)
         if (server->store->running) return written;
         if (server->hub.loop.epoll > 0) hub_free(server);
         store_close(server->store);
-        if (server_clustered(server)) node_free(&server->node);
+        if (server->clustered) node_free(&server->node);
         presence_free(&server->presence);
     }
     if (server->listener.loop.epoll > 0) loop_close(&server->listener.loop);

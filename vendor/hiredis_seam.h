@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: MIT */
 /* hiredis_seam.h - a connection to a Valkey or Redis: commands out, replies in, plain or over TLS.
  *
- * hiredis writes commands, reads replies and has the buffers between; the socket, which is connected
- * already and never waits, and the TLS context, whose handshake is done, are the caller's. What a
- * server sends has no other effect than a reply, or SEAM_REDIS_FAILED with a sentence: the size of
- * one reply, its depth and the number of its parts are bounded, as hiredis alone would take memory
- * for whatever a length announces, and free what is nested by calling itself.
+ * hiredis writes commands, reads replies and has the buffers between. The socket, which is
+ * connected already and never waits, and the TLS context, whose handshake is done, are the
+ * caller's. What a server sends has no other effect than a reply, or SEAM_REDIS_FAILED with a
+ * sentence: the size of one reply, its depth and the number of its parts are bounded, as hiredis
+ * alone would take memory for whatever a length announces, and free what is nested by calling
+ * itself.
  *
  *   seam_redis_new
  *   seam_redis_add, as many commands as there are; seam_redis_write, until all is written

@@ -4,6 +4,7 @@
  *
  *   load hold    --port P --pid S -n N                    hold N users
  *                [--rate R --seconds T --beat text]       and send R heartbeats a second
+ *                [--rate R --seconds T --beat status]     or R changes of their statuses
  *                [--rate R --seconds T --watch user0]     or follow user0, who changes R times
  *                [--watch all]                            or everybody follow everybody
  *                [--silent [--rate R --seconds T]]        or never send a byte, or R bytes a
@@ -94,7 +95,7 @@ struct options {
     int pid;             /* the server, 0: not measured */
     const char *path;    /* {i}: the connection's number, in http mode the request's modulo users */
     const char *header;  /* one more header line, without its line end, or NULL */
-    const char *beat;    /* text, json or frame */
+    const char *beat;    /* text, json, frame; or status: changes of all users in place of these */
     const char *with;    /* shell command that runs while the seconds of the run pass */
     const char *watch;   /* the id of connection 0, which all others follow; "all"; or NULL */
     int count;           /* connections */
@@ -899,7 +900,20 @@ static void phase_connect(struct worker *w)
     }
 }
 
-/* Sends a heartbeat on the next open connection, in an order that scatters them. */
+/* What changes a status, and changes it back. */
+static const char *const changes[2] = {"{\"type\":\"status\",\"status\":\"busy\"}",
+                                       "{\"type\":\"status\",\"status\":\"away\"}"};
+
+/* A connection's user gets another status, which is not answered. */
+static void change_status(struct worker *w, struct connection *c)
+{
+    unsigned char frame[64];
+    const char *message = changes[c->left++ & 1];
+    w->stats->sent++;
+    connection_send(w, c, frame, frame_make(frame, 1, message, strlen(message)));
+}
+
+/* Sends a heartbeat or a change on the next open connection, in an order that scatters them. */
 static void beat_one(struct worker *w, long *at)
 {
     long stride = w->count % 7919 ? 7919 : 1;
@@ -907,6 +921,10 @@ static void beat_one(struct worker *w, long *at)
         *at = (*at + stride) % w->count;
         struct connection *c = &w->connections[*at];
         if (c->state != STATE_OPEN) continue;
+        if (*w->opt->beat == 's') {
+            change_status(w, c);
+            return;
+        }
         if (c->since) {
             w->stats->skipped++;
             return;
@@ -942,10 +960,8 @@ static void drip_one(struct worker *w, long *at)
 /* Connection 0 changes its status; everybody else is to hear of it. */
 static void change_one(struct worker *w)
 {
-    static const char *const text[2] = {"{\"type\":\"status\",\"status\":\"busy\"}",
-                                        "{\"type\":\"status\",\"status\":\"away\"}"};
     unsigned char frame[64];
-    const char *message = text[w->stats->sent & 1];
+    const char *message = changes[w->stats->sent & 1];
     if (w->number || w->connections[0].state != STATE_OPEN) return;
     w->stats->sent++;
     w->shared->changed = clock_ns(CLOCK_REALTIME);
@@ -1319,7 +1335,7 @@ static const struct setting {
     {"--silent", 'f', offsetof(struct options, silent),
      "hold: no request, but --rate bytes of one"},
     {"--clean", 'f', offsetof(struct options, clean), "close properly, not with a reset"},
-    {"--beat", 's', offsetof(struct options, beat), "hold: text, json or frame"},
+    {"--beat", 's', offsetof(struct options, beat), "hold: text, json, frame or status"},
     {"--stamp", 'f', offsetof(struct options, stamp), "hold: time answers by kernel timestamps"},
     {"--watch", 's', offsetof(struct options, watch), "hold: id of connection 0, to follow; or all"},
     {"--with", 's', offsetof(struct options, with), "command to run during the run"},
@@ -1361,8 +1377,9 @@ static void check_options(const struct options *o)
         usage("--path or --header is too long");
     if (o->version && strcmp(o->version, "1.2") && strcmp(o->version, "1.3"))
         usage("--tls-version must be 1.2 or 1.3");
-    if (strcmp(o->beat, "text") && strcmp(o->beat, "json") && strcmp(o->beat, "frame"))
-        usage("--beat must be text, json or frame");
+    if (strcmp(o->beat, "text") && strcmp(o->beat, "json") && strcmp(o->beat, "frame") &&
+        strcmp(o->beat, "status"))
+        usage("--beat must be text, json, frame or status");
 }
 
 /* Stores one option; `value` is what follows it. Returns how many words it took. */

@@ -5,7 +5,9 @@
 #   test/bench/run.sh quick          a short version, 90 seconds: fewer rounds, no cold start
 #   test/bench/run.sh [quick] NAME   only these: size idle memory held connect heartbeat syscalls
 #                                    ping get fanout everybody silent wss-memory handshakes
-#                                    storm cold
+#                                    storm cold cluster
+#
+# cluster (cluster.js) needs redis-server, takes two minutes, and is only measured when it is named.
 #
 # Times mean something only beside a peer measured in the same run, so every row of that kind has a
 # ratio; the servers take turns, and with more than one round the median counts. Memory is absolute.
@@ -706,6 +708,23 @@ evict() {
     for file in "$1"/*; do dd if="$file" iflag=nocache count=0 2>/dev/null || true; done
 }
 
+# Three nodes and an engine: what cluster.js prints, as rows.
+measure_cluster() {
+    local what ours more ratio bar condition
+    if ! command -v redis-server >/dev/null || ! command -v node >/dev/null; then
+        unmeasured "cluster" "redis-server or node is not installed"
+        return 0
+    fi
+    while IFS='|' read -r what ours more ratio bar condition; do
+        if [ "$ours" = "!" ]; then
+            unmeasured "$what" "$more"
+        else
+            row "$what" "$ours" "$more" "$ratio" "$bar" "$condition"
+        fi
+    done < <(PRESENCE_BIN=$PRESENCE timeout -k 10 900 node "$HERE/cluster.js" \
+        "$([ "$QUICK" = 0 ] && echo whole || echo quick)" 2>>"$OUT/cluster.log" 8>&-)
+}
+
 # ==== Main ========================================================================================
 
 # Installs what only the benchmark needs: OpenSSL, with which the load generator speaks TLS and
@@ -786,6 +805,7 @@ measure() {
     handshakes) measure_handshakes ;;
     storm) measure_storm ;;
     cold) measure_cold ;;
+    cluster) measure_cluster ;;
     *)
         say "no such measurement: $1"
         exit 1

@@ -29,7 +29,7 @@ static void records_come_back(void **unused)
         for (int i = 0; i < 16; i++) address[i] = (uint8_t)below64(&seed, 256);
         struct record r =
                           {
-                              .kind = (enum record_kind)(1 + below64(&seed, RECORD_WANT)),
+                              .kind = (enum record_kind)(1 + below64(&seed, RECORD_STAY)),
                               .id = random_text(&seed, id, 1, USER_ID_MAX),
                               .about = below64(&seed, SIZE_MAX),
                               .node = below64(&seed, SIZE_MAX),
@@ -1607,7 +1607,8 @@ static void patient_node_waits_for_others(void **unused)
 
 /* What two nodes have stored of a user is the same: the record, and the stay that began last; but
  * of who is online, of whom last_seen moves, and who may have left and come back in a gap. A node
- * that starts so late that its users end before it has joined may know no better than that. */
+ * that starts so late that its users end before it has joined may know no better than that; and it
+ * alone has heard from somebody who came to it behind a kick of which it had not read. */
 static void calm_stored(int a, int b, int user)
 {
     const struct rig_stored *x = &calm.nodes[a].stored[user], *y = &calm.nodes[b].stored[user];
@@ -1618,8 +1619,9 @@ static void calm_stored(int a, int b, int user)
         if (y->stays[i].from == last->from) other = &y->stays[i];
     bool same = x->known == y->known && x->user.open == y->user.open;
     bool guess = x->user.reason == REASON_RESTART || y->user.reason == REASON_RESTART;
+    bool kicked = x->user.reason == REASON_KICKED && y->user.reason == REASON_KICKED;
     if (same && !x->user.open) {
-        same = x->user.last_seen == y->user.last_seen && !last == !other;
+        same = (kicked || x->user.last_seen == y->user.last_seen) && !last == !other;
         if (x->user.reason != y->user.reason && !guess) same = false;
         if (last && other && (last->to != other->to || last->reason != other->reason)) same = false;
     }

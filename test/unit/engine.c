@@ -1,5 +1,5 @@
-/* Cluster: the engine. Its URL, what its replies mean, whatever they are; and its thread with a real
- * redis-server, whose scripts, memory and connections are taken away from it. */
+/* Cluster: the engine. Its URL, what its replies mean, whatever they are; and its thread with a
+ * real redis-server, whose scripts, memory and connections are taken away from it. */
 #include "unit.h"
 
 #include <sys/wait.h>
@@ -148,6 +148,34 @@ static void engine_errors_are_known(void **state)
     assert_int_equal(engine_log_length(1048576, 1000000, 10), ENGINE_LOG_LEAST);
 }
 
+/* What ENGINE_UP says of the entry that was read last. */
+static void engine_knows_what_is_left(void **state)
+{
+    (void)state;
+    static const struct {
+        uint64_t after, first, last; /* ms; 0: nothing was read, the log is empty */
+        bool there;
+        int want;
+    } rows[] = {
+        {0, 0, 0, false, LAST_READ_THERE},   {0, 5, 9, false, LAST_READ_THERE},
+        {5, 3, 9, true, LAST_READ_THERE},    {5, 5, 5, true, LAST_READ_THERE},
+        {5, 6, 9, false, LAST_READ_TRIMMED}, {5, 4, 9, false, LAST_READ_LOST},
+        {5, 3, 4, false, LAST_READ_LOST},    {5, 0, 0, false, LAST_READ_LOST},
+    };
+    for (size_t i = 0; i < COUNT_OF(rows); i++) {
+        struct engine *engine = mem_new(sizeof *engine);
+        engine->after.ms = rows[i].after;
+        engine->is_there = rows[i].there;
+        int found = engine_last_read(engine, !rows[i].last, (struct stream_id){rows[i].first, 0},
+                                     (struct stream_id){rows[i].last, 0});
+        if (found != rows[i].want) fail_msg("row %zu: %d", i, found);
+        free(engine);
+    }
+    char said[8];
+    assert_string_equal(engine_said(span_of("a\033[2J\xff"), said, sizeof said), "a?[2J?");
+    assert_string_equal(engine_said(span_of("12345678"), said, sizeof said), "1234567");
+}
+
 /* ---- The engine's thread without a thread ---------------------------------------------------- */
 
 /* An engine, and the hub that it tells. */
@@ -166,6 +194,8 @@ static struct {
     uint64_t n, base;                          /* the next that are to come */
     struct stream_id read;
     bool wild; /* the entries are anybody's */
+    bool deaf; /* what is told waits */
+    struct job_list waiting;
     struct buffer pieces;
 } hub_side;
 
@@ -173,6 +203,11 @@ static void hub_side_takes(struct server *server, struct job *job)
 {
     (void)server;
     struct engine_tell *tell = container_of(job, struct engine_tell, job);
+    if (hub_side.deaf) { /* it has no time for it now */
+        TAILQ_INSERT_TAIL(&hub_side.waiting, job, entry);
+        return;
+    }
+    engine_hears(hub_side.engine, tell);
     hub_side.count[tell->kind]++;
     hub_side.last[tell->kind] = *tell;
     if (tell->kind == ENGINE_CAME) buffer_add(&hub_side.pieces, tell->text.at, tell->text.len);
@@ -214,6 +249,7 @@ static void engine_side_open(struct engine_side *side, char *url)
     buffer_free(&hub_side.pieces);
     memset(&hub_side, 0, sizeof hub_side);
     hub_side.engine = &side->engine;
+    TAILQ_INIT(&hub_side.waiting);
     hub_side.n = 1;
 }
 
@@ -298,6 +334,9 @@ static void reply_fitting(uint64_t *seed, struct buffer *out, enum engine_call_k
                                            "-NOSCRIPT x\r\n", "-OOM x\r\n"};
     switch (kind) {
     case CALL_APPEND: buffer_text(out, appended[below64(seed, COUNT_OF(appended))]); return;
+    case CALL_GONE:
+        buffer_text(out, below64(seed, 2) ? "*0\r\n" : "*1\r\n*2\r\n$3\r\n1-1\r\n*0\r\n");
+        return;
     case CALL_PIECE: buffer_text(out, below64(seed, 4) ? "$3\r\n1-1\r\n" : "-OOM x\r\n"); return;
     case CALL_RENEW: buffer_text(out, below64(seed, 4) ? "$1\r\n7\r\n" : "-NOSCRIPT x\r\n"); return;
     case CALL_TIME: buffer_text(out, "*2\r\n$10\r\n1764000000\r\n$6\r\n123456\r\n"); return;
@@ -370,10 +409,10 @@ static void engine_answers_of_any_kind(void **state)
             if (below64(&seed, 8)) reply_fitting(&seed, &bytes, kind);
             else reply_random(&seed, &bytes, 0);
             struct engine_ask ask = {.kind = ENGINE_APPEND, .incarnation = 1, .n = 1 + (unsigned)i};
-            if (kind == CALL_APPEND || kind == CALL_PIECE) {
+            if (kind == CALL_APPEND || kind == CALL_PIECE || kind == CALL_GONE) {
                 struct engine_ask *sent = mem_new(sizeof *sent);
                 *sent = ask;
-                TAILQ_INSERT_TAIL(kind == CALL_PIECE ? &engine->pieces : &engine->appends,
+                TAILQ_INSERT_TAIL(kind == CALL_APPEND ? &engine->appends : &engine->pieces,
                                   &sent->job, entry);
                 engine_say(line, kind, "X", NULL)->ask = kind == CALL_APPEND ? sent : NULL;
                 engine->unanswered += kind == CALL_APPEND;
@@ -476,12 +515,12 @@ static struct {
     pid_t pid;
     int port;
     char url[64];
-} real;
+} redis_side;
 
 /* A connection to it, which waits. */
 static int real_connect(void)
 {
-    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)real.port)};
+    struct sockaddr_in to = {.sin_family = AF_INET, .sin_port = htons((uint16_t)redis_side.port)};
     to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     if (!connect(fd, (struct sockaddr *)&to, sizeof to)) return fd;
@@ -511,13 +550,13 @@ static int real_start(void **state)
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0), waited;
     must(!bind(fd, (struct sockaddr *)&any, sizeof any) &&
          !getsockname(fd, (struct sockaddr *)&any, &len));
-    real.port = ntohs(any.sin_port);
+    redis_side.port = ntohs(any.sin_port);
     close(fd);
-    snprintf(real.url, sizeof real.url, "redis://127.0.0.1:%d/p", real.port);
-    real.pid = fork();
-    if (!real.pid) {
+    snprintf(redis_side.url, sizeof redis_side.url, "redis://127.0.0.1:%d/p", redis_side.port);
+    redis_side.pid = fork();
+    if (!redis_side.pid) {
         char port[16];
-        snprintf(port, sizeof port, "%d", real.port);
+        snprintf(port, sizeof port, "%d", redis_side.port);
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         int null = open("/dev/null", O_RDWR);
         dup2(null, 1);
@@ -535,8 +574,8 @@ static int real_start(void **state)
 static int real_stop(void **state)
 {
     (void)state;
-    kill(real.pid, SIGKILL);
-    waitpid(real.pid, NULL, 0);
+    kill(redis_side.pid, SIGKILL);
+    waitpid(redis_side.pid, NULL, 0);
     return 0;
 }
 
@@ -583,7 +622,7 @@ static void engine_carries(void **state)
 {
     (void)state;
     struct engine_side side;
-    engine_side_open(&side, real.url);
+    engine_side_open(&side, redis_side.url);
     engine_side_begin(&side, 7);
     assert_true(hub_side.last[ENGINE_UP].same_run);
     int64_t offset = hub_side.last[ENGINE_UP].offset - (clock_wall_ms() - clock_mono_ms());
@@ -624,12 +663,83 @@ static void engine_carries(void **state)
     assert_string_equal(hub_side.pieces.at, "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,");
     must(!strcmp(real_say("EXISTS {p}:snapshot:0000000000000005"), ":1\r\n"));
     must(strcmp(real_say("TTL {p}:snapshot:0000000000000005"), ":-1\r\n"));
+    /* The next but one waits until it is gone. */
+    assert_int_equal(hub_side.count[ENGINE_PUT], 20);
+    engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_PIECE, .request = 9, .gone = 5});
+    engine_side_append(&side, 7, 520, 0);
+    hub_side_until(&side, ENGINE_APPENDED, hub_side.count[ENGINE_APPENDED] + 1);
+    must(!strcmp(real_say("EXISTS {p}:snapshot:0000000000000009"), ":0\r\n"));
+    assert_int_equal(hub_side.count[ENGINE_PUT], 20);
     engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_PIECES});
     for (int i = 0; i < 1000 && strcmp(real_say("EXISTS {p}:snapshot:0000000000000005"), ":0\r\n");
          i++)
         loop_run_jobs(&side.hub, NULL);
     must(!strcmp(real_say("EXISTS {p}:snapshot:0000000000000005"), ":0\r\n"));
+    hub_side_until(&side, ENGINE_PUT, 21);
+    must(!strcmp(real_say("XLEN {p}:snapshot:0000000000000009"), ":1\r\n"));
     assert_int_equal(hub_side.count[ENGINE_DOWN], 0);
+    /* It comes back empty: an append says so, and so does a new epoch in place of one that is not
+     * there. */
+    real_say("FLUSHALL");
+    engine_side_append(&side, 7, 522, 0);
+    hub_side_until(&side, ENGINE_REFUSED, 2);
+    assert_int_equal(hub_side.last[ENGINE_REFUSED].epoch, 0);
+    engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_RENEW, .epoch = 7, .next = 9});
+    hub_side_until(&side, ENGINE_UP, 2);
+    assert_int_equal(hub_side.last[ENGINE_UP].epoch, 0);
+    assert_int_equal(hub_side.count[ENGINE_DOWN], 0);
+    engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_RENEW, .epoch = 0, .next = 9});
+    hub_side_until(&side, ENGINE_EPOCH, 3);
+    assert_int_equal(hub_side.last[ENGINE_EPOCH].epoch, 9);
+    engine_side_close(&side);
+}
+
+/* A hub that is behind: what it asks in the light of an older ENGINE_UP is not done behind a newer
+ * one that it has not looked at, though that has arrived. */
+static void engine_waits_to_be_heard(void **state)
+{
+    (void)state;
+    struct engine_side side;
+    struct epoll_event events[2];
+    struct job *job;
+    engine_side_open(&side, redis_side.url);
+    engine_side_begin(&side, 71);
+    engine_side_append(&side, 71, 1, 0);
+    while (hub_side.n <= 1 || hub_side.last[ENGINE_APPENDED].n < 1) {
+        loop_wait(&side.hub, events, 2, 100);
+        loop_run_jobs(&side.hub, NULL);
+    }
+    hub_side.deaf = true;
+    real_say("CLIENT KILL TYPE normal");
+    bool up = false;
+    for (int64_t end = clock_mono_ms() + 20000; !up;) {
+        if (clock_mono_ms() > end) fail_msg("it does not come back");
+        loop_wait(&side.hub, events, 2, 100);
+        loop_run_jobs(&side.hub, NULL);
+        TAILQ_FOREACH (job, &hub_side.waiting, entry)
+            up = up || container_of(job, struct engine_tell, job)->kind == ENGINE_UP;
+    }
+    engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_FOLLOW, .after = hub_side.read});
+    engine_side_append(&side, 71, 2, 0);
+    /* Nor does a piece go into what may be another engine by now. A snapshot that is read no more is
+     * removed behind all of these: once it is gone, they were looked at. */
+    real_say("XADD {p}:snapshot:0000000000000006 * d x");
+    engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_PIECE, .request = 7});
+    engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_PIECES, .request = 6});
+    engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_PIECES});
+    for (int64_t end = clock_mono_ms() + 20000;
+         strcmp(real_say("EXISTS {p}:snapshot:0000000000000006"), ":0\r\n");)
+        if (clock_mono_ms() > end) fail_msg("it is not removed");
+    assert_string_equal(real_say("EXISTS {p}:snapshot:0000000000000007"), ":0\r\n");
+    assert_string_equal(real_say("XLEN {p}:log"), ":1\r\n");
+    hub_side.deaf = false;
+    while ((job = TAILQ_FIRST(&hub_side.waiting))) {
+        TAILQ_REMOVE(&hub_side.waiting, job, entry);
+        hub_side_takes(NULL, job);
+    }
+    engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_FOLLOW, .after = hub_side.read});
+    while (hub_side.n <= 2)
+        hub_side_until(&side, ENGINE_ENTRIES, hub_side.count[ENGINE_ENTRIES] + 1);
     engine_side_close(&side);
 }
 
@@ -639,11 +749,11 @@ static void engine_carries_through_faults(void **state)
 {
     (void)state;
     struct engine_side side;
-    uint64_t seed = (uint64_t)clock_wall_ms(), n = 0;
+    uint64_t first = (uint64_t)clock_wall_ms(), seed = first, n = 0;
     size_t ups = 1, faults = 0;
     struct epoll_event events[2];
-    print_message("seed %" PRIu64 "\n", seed);
-    engine_side_open(&side, real.url);
+    print_message("seed %" PRIu64 "\n", first);
+    engine_side_open(&side, redis_side.url);
     engine_side_begin(&side, 70);
     int64_t end = clock_mono_ms() + 5000, until = end + 30000;
     bool over = false;
@@ -652,7 +762,7 @@ static void engine_carries_through_faults(void **state)
         over = clock_mono_ms() >= end;
         if (over && !was_over) real_say("CONFIG SET maxmemory 0");
         if (clock_mono_ms() > until)
-            fail_msg("seed %" PRIu64 ": %" PRIu64 " read, %" PRIu64 " known, of %" PRIu64, seed,
+            fail_msg("seed %" PRIu64 ": %" PRIu64 " read, %" PRIu64 " known, of %" PRIu64, first,
                      hub_side.n - 1, hub_side.last[ENGINE_APPENDED].n, n);
         loop_wait(&side.hub, events, 2, 1);
         loop_run_jobs(&side.hub, NULL);
@@ -684,8 +794,13 @@ static void engine_carries_through_faults(void **state)
 }
 
 static const struct CMUnitTest ENGINE_TESTS[] = {
-    cmocka_unit_test(engine_urls_are_read),       cmocka_unit_test(engine_urls_of_any_kind),
-    cmocka_unit_test(engine_errors_are_known),    cmocka_unit_test(engine_answers_of_any_kind),
-    cmocka_unit_test(engine_replies_have_bounds), crossing_test(engine_carries),
+    cmocka_unit_test(engine_knows_what_is_left),
+    cmocka_unit_test(engine_urls_are_read),
+    cmocka_unit_test(engine_urls_of_any_kind),
+    cmocka_unit_test(engine_errors_are_known),
+    cmocka_unit_test(engine_answers_of_any_kind),
+    cmocka_unit_test(engine_replies_have_bounds),
+    crossing_test(engine_carries),
+    crossing_test(engine_waits_to_be_heard),
     crossing_test(engine_carries_through_faults),
 };

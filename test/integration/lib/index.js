@@ -46,6 +46,8 @@ module.exports = {
   ...require('./browser'),
   ...require('./events'),
   ...require('./receiver'),
+  ...require('./real-engine'),
+  ...require('./engine'),
   ...require('./watch'),
   ...require('./watchers'),
   ...require('./tools'),

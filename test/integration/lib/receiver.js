@@ -105,9 +105,9 @@ class Receiver {
 }
 
 /** Starts one for the test `t`. Options: port; host; tls (options of https.createServer); name (in
- *  its URL); secret. Its `close` ends it, and cuts who is connected. */
-async function startReceiver(t, { port = 0, host = '127.0.0.1', tls, name = host, secret, path: target = '/hook' } = {}) {
-  const receiver = new Receiver(secret);
+ *  its URL); secret; kind (a class that extends Receiver). Its `close` ends it, and cuts who is connected. */
+async function startReceiver(t, { port = 0, host = '127.0.0.1', tls, name = host, secret, path: target = '/hook', kind = Receiver } = {}) {
+  const receiver = new kind(secret);
   const handle = (request, response) => receiver.handle(request, response);
   const server = tls ? https.createServer(tls, handle) : http.createServer(handle);
   server.on('tlsClientError', () => {});

@@ -270,4 +270,4 @@ function startRemote(t) {
   return server;
 }
 
-module.exports = { start, run, tempDir, cleanup, remote, killTree };
+module.exports = { start, run, launch, tempDir, cleanup, remote, killTree };

@@ -1,0 +1,177 @@
+'use strict';
+// A load on a cluster that knows the truth: who held a socket throughout, who left in order, who
+// was lost with a node. It is what the checker holds the nodes against.
+
+const { connect } = require('./client');
+const { cleanup } = require('./server');
+const { delay, until, within } = require('./wait');
+const { slow } = require('./variant');
+
+/** One who stays: with a socket on some node, and at once on another when it breaks. */
+class Holder {
+  constructor(load, id) {
+    Object.assign(this, { load, id, client: null, node: null, places: [], missing: 0, over: false });
+  }
+
+  async begin(node) {
+    await this.open(node);
+    this.done = this.run();
+  }
+
+  async open(node) {
+    this.client = await connect(node.server, this.id);
+    this.node = node;
+    const place = { name: node.name, from: Date.now(), to: Infinity };
+    this.places.push(place);
+    this.broke = this.client.closed.then(() => { this.since = place.to = Date.now(); });
+  }
+
+  async run() {
+    for (;;) {
+      await this.broke;
+      while (!this.over) {
+        const node = this.load.someNode();
+        if (node && (await this.open(node).then(() => true, () => false))) break;
+        await delay(100); // nobody takes it: again soon
+      }
+      this.missing = Math.max(this.missing, Date.now() - this.since);
+      if (this.over) return;
+    }
+  }
+
+  end() {
+    this.over = true;
+    this.client?.destroy();
+    return this.done;
+  }
+}
+
+/** One who comes and goes. */
+class Visitor {
+  constructor(load, id) {
+    Object.assign(this, { load, id, left: 0, sure: true, over: false });
+  }
+
+  begin() {
+    this.done = this.run();
+  }
+
+  async run() {
+    const { load } = this;
+    while (!this.over) {
+      await load.pause();
+      const node = load.someNode();
+      if (!node || this.over) continue;
+      const client = await connect(node.server, this.id).catch(() => null);
+      if (!client) {
+        this.sure = false; // it may have been let in, and have been lost with the node
+        continue;
+      }
+      await Promise.race([load.pause(), client.closed]);
+      const end = client.open ? await client.close().catch(() => ({ code: 1006 })) : { code: 1006 };
+      client.destroy();
+      if (end.code === 1000) this.left++;
+      else this.sure = false;
+    }
+  }
+
+  end() {
+    this.over = true;
+    return this.done;
+  }
+}
+
+class ClusterLoad {
+  /** `threshold`: for how long, in ms, nobody who is without a socket has left. */
+  constructor(cluster, dice, { threshold }) {
+    Object.assign(this, { cluster, dice, threshold, holders: [], visitors: [], lost: new Map(), fragile: new Map(), steps: 0 });
+  }
+
+  /** A node that takes connections; null when there is none. */
+  someNode() {
+    const able = this.cluster.living.filter((node) => !node.paused);
+    return able.length ? able[this.dice(able.length)] : null;
+  }
+
+  /** `pace`: how long visitors stay and stay away, as a part of 0.2 to 3.2 s. */
+  async begin({ holders = 100, visitors = 30, pace = 1 } = {}) {
+    cleanup(this.cluster.t, () => this.end()); // or those who stay would go on trying for ever
+    this.pause = () => delay((200 + this.dice(3000)) * pace);
+    this.holders = Array.from({ length: holders }, (_, i) => new Holder(this, `holder${i}`));
+    this.visitors = Array.from({ length: visitors }, (_, i) => new Visitor(this, `visitor${i}`));
+    for (const holder of this.holders) await holder.begin(this.someNode());
+    for (const visitor of this.visitors) visitor.begin();
+    this.done = this.run();
+  }
+
+  /** Changes of those who stay: a status, a second tab that comes and goes. */
+  async run() {
+    while (!this.over) {
+      await delay(this.dice(40));
+      const holder = this.holders[this.dice(this.holders.length)];
+      const { client } = holder;
+      if (!client?.open) continue;
+      this.steps++;
+      if (this.dice(4)) client.send({ type: 'status', status: ['online', 'away', 'busy'][this.dice(3)] });
+      else await this.tab(holder);
+    }
+  }
+
+  async tab(holder) {
+    const node = this.someNode();
+    const second = node && (await connect(node.server, holder.id).catch(() => null));
+    if (!second) return;
+    if (this.dice(2)) await second.close().catch(() => {});
+    second.destroy();
+  }
+
+  /** So many users on a node who do not come back when it is killed. */
+  async fragileOn(node, count) {
+    const made = [];
+    for (let i = 0; i < count; i++) {
+      const id = `fragile-${node.name}-${node.lives}-${this.fragile.size}`;
+      const client = await connect(node.server, id);
+      this.fragile.set(id, { node, life: node.lives, client });
+      made.push(id);
+    }
+    return made;
+  }
+
+  /** A node is killed: those who do not come back are lost. */
+  async kill(node) {
+    await node.kill();
+    for (const [id, one] of this.fragile) {
+      if (one.node !== node || one.life !== node.lives) continue;
+      this.lost.set(id, { at: Date.now() });
+      this.fragile.delete(id);
+    }
+  }
+
+  /** Ends what comes and goes; those who stay hold their sockets, and all of them have one. */
+  async calm() {
+    this.over = true;
+    await this.done;
+    await Promise.all(this.visitors.map((one) => one.end()));
+    await until('everybody to have a socket again', () => this.holders.every(({ client }) => client.open), { within: 30000 * slow });
+  }
+
+  /** What the checker needs. Call it behind calm(). */
+  truth() {
+    const held = new Map(this.holders.filter((one) => one.missing < this.threshold).map(({ id, places }) => [id, places]));
+    for (const [id, { node }] of this.fragile) held.set(id, new Set([node.name]));
+    const left = new Map(this.visitors.filter((one) => one.sure).map((one) => [one.id, one.left]));
+    const online = new Set([...this.holders.map(({ id }) => id), ...this.fragile.keys()]);
+    return { held, lost: this.lost, left, online };
+  }
+
+  /** Everybody goes away, and nobody comes back. */
+  async end() {
+    this.over = true;
+    await this.done;
+    await Promise.all(this.visitors.map((one) => one.end()));
+    for (const { client } of this.fragile.values()) client.destroy();
+    await within(10000 * slow, 'the end of the load', Promise.all(this.holders.map((one) => one.end())));
+  }
+}
+
+module.exports = { ClusterLoad };
