@@ -4332,7 +4332,7 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  *     manual          id                                MANUAL_FIELDS, then the message, UTF-8
  *     outbox          number (8), from 1                CHANGE_FIELDS, then a JSON object
  *     meta            "schema" (4), "boots" (8), "alive" (8), "clean" (1), "tried" (8), "node" (8),
- *                     "position" (an epoch, 4, and a number, 8)
+ *                     "position" (an epoch, 4, and a number, 8), "known" (8)
  *
  * A number in a key is big-endian, so that keys sort by it; all others are little-endian. An id
  * holds no NUL, so no id with a NUL behind it is the beginning of another's. Times are ms since
@@ -4742,6 +4742,7 @@ struct store {
     /* Up to where a cluster's log was in the store when it was opened; both 0: it never was. */
     uint32_t was_position_epoch;
     uint64_t was_position_number;
+    int64_t was_known; /* wall ms: who left a cluster before it is in the store; 0: it never was */
 
     /* The map, under map_lock. */
     pthread_rwlock_t map_lock;
@@ -5485,9 +5486,8 @@ static int store_copy_leavers(struct store *st, MDB_txn *txn, struct seen_place 
  * later in the order, so in the end nobody was missed who is not online then; they may have been
  * visited twice. Stops when visit says so, or at the end, and only then *at_end. False if a read
  * failed; what was visited until then was right. */
-__attribute__((unused)) static bool store_leavers(struct store *st, struct seen_place *place,
-                                                  store_visit_leaver *visit, void *context,
-                                                  bool *at_end)
+static bool store_leavers(struct store *st, struct seen_place *place, store_visit_leaver *visit,
+                          void *context, bool *at_end)
 {
     struct store_leaver *found = mem_new(STORE_CHUNK * sizeof *found);
     bool good = true, more = true;
@@ -5771,6 +5771,7 @@ struct store_batch {
     /* With it the store has a cluster's log up to here; both 0: it says nothing of that. */
     uint32_t position_epoch;
     uint64_t position_number;
+    int64_t known; /* wall ms, with a position: it has all who left the cluster before */
 };
 
 /* One operation, as it lies in `ops`: this, id_len bytes of the id, text_len bytes. Not aligned
@@ -5924,9 +5925,11 @@ static void store_batch_move(struct store_batch *to, struct store_batch *from)
     if (!store_batch_has_position(from)) {
         from->position_epoch = to->position_epoch;
         from->position_number = to->position_number;
+        from->known = to->known;
     }
     to->position_epoch = from->position_epoch;
     to->position_number = from->position_number;
+    to->known = from->known;
     if (to->ops.len) {
         buffer_add(&to->ops, from->ops.at, from->ops.len);
         to->users += from->users;
@@ -5949,6 +5952,7 @@ static void store_batch_clear(struct store_batch *b)
     b->last = false;
     b->position_epoch = 0;
     b->position_number = 0;
+    b->known = 0;
 }
 
 /* ---- Work inside a transaction: [writer; main before it runs] 0, or the LMDB or errno code that
@@ -6355,6 +6359,8 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
     if (!rc && commit->batch && store_batch_has_position(commit->batch))
         rc = store_put_position(st, txn, commit->batch->position_epoch,
                                 commit->batch->position_number);
+    if (!rc && commit->batch && commit->batch->known)
+        rc = store_put_number(st, txn, "known", (uint64_t)commit->batch->known, 8);
     size_t sweep = STORE_SWEEP;
     if (commit->batch) sweep += STORE_SWEEP_EACH * commit->batch->sessions;
     if (!rc && history) rc = store_sweep(st, txn, now - history, sweep);
@@ -6691,7 +6697,7 @@ static int store_find_node(struct store *st, MDB_txn *txn)
 static int store_boot(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
-    uint64_t boots, alive, clean, tried;
+    uint64_t boots, alive, clean, tried, known;
     int rc = store_find_outbox_end(st, txn);
     if (rc) return rc;
     rc = store_get_number(st, txn, "boots", 8, &boots);
@@ -6702,12 +6708,15 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
     if (rc && rc != MDB_NOTFOUND) return rc;
     rc = store_get_number(st, txn, "tried", 8, &tried);
     if (rc && rc != MDB_NOTFOUND) return rc;
+    rc = store_get_number(st, txn, "known", 8, &known);
+    if (rc && rc != MDB_NOTFOUND) return rc;
     rc = store_get_position(st, txn, &st->was_position_epoch, &st->was_position_number);
     if (!rc) rc = store_find_node(st, txn);
     if (rc) return rc;
     st->outbox_clock = (struct outbox_clock){.sum = (int64_t)tried};
     st->boots = boots + 1;
     st->was_alive = (int64_t)alive;
+    st->was_known = (int64_t)known;
     st->was_clean = clean;
     st->last_commit = clock_wall_ms();
     rc = store_put_number(st, txn, "boots", boots + 1, 8);
@@ -8286,7 +8295,8 @@ enum presence_kind { PRESENCE_ALONE, PRESENCE_OWN, PRESENCE_SHARED };
  * presence_free frees them by that alone. */
 struct presence {
     enum presence_kind kind;
-    bool silent;              /* SHARED, and not shown yet: it has no transitions and no stays */
+    bool silent;              /* SHARED, and not shown yet: it has no transitions and no stays, */
+    bool keeps;               /* but of who leaves, as nobody else tells our store of them */
     bool quiet;               /* SHARED: what changes now is told to those who watch alone, */
     bool stayless;            /* and its end is in the store already */
     int64_t grace, threshold; /* ms */
@@ -8808,7 +8818,8 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     };
     if (address) memcpy(session.address, address, 16);
     if (session.to < session.from) session.to = session.from;
-    if (p->kind == PRESENCE_OWN || p->silent || p->stayless) user->final = false;
+    bool stays = p->silent ? p->keeps : !p->stayless;
+    if (p->kind == PRESENCE_OWN || !stays) user->final = false;
     else if (presence_may_wait(p, p->ended.sessions, ENDED_SESSIONS_MAX))
         store_batch_session(&p->ended, user_id(user), &session, p->kind == PRESENCE_SHARED);
     else p->sessions_dropped++;
@@ -13707,24 +13718,26 @@ static void webhook_free(struct webhook *hook)
  * believed: each function says whether it was the one that was asked for. */
 
 enum {
-    ENGINE_AWAY_MS = 1000,     /* without an answer, or a connection, for as long: away */
-    ENGINE_CLOCK_MS = 1000,    /* how often its clock is asked for */
-    ENGINE_CLOCK_MOVED = 10,   /* ms by which an offset is another one */
-    ENGINE_BLOCK_MS = 2000,    /* how long it may hold XREAD */
-    ENGINE_RETRY_MS = 2000,    /* a new connection comes after up to so long, at random */
-    ENGINE_TRY_MS = 3000,      /* and may take as long, from its address on */
-    ENGINE_FULL_MS = 100,      /* an engine whose memory is full is asked again after that */
-    ENGINE_UNANSWERED = 64,    /* appends */
-    ENGINE_READ_COUNT = 256,   /* entries in an answer */
-    ENGINE_TOLD = 8,           /* ENGINE_ENTRIES that the hub has not taken; then reading stops */
-    ENGINE_SNAPSHOT_S = 60,    /* a snapshot lives as long */
-    ENGINE_LOG_LEAST = 1000,   /* entries that the log keeps in any case */
-    ENGINE_HOPS = 5,           /* MOVED that are followed in a row */
-    ENGINE_NAME_MAX = 64,      /* bytes of a prefix, a node's name, a master's */
-    ENGINE_SHA = 40,           /* digits that name a script */
-    ENGINE_RUN_ID = 40,        /* digits that name a process of the engine */
-    ENGINE_PASSWORD_MAX = 512, /* bytes */
-    ENGINE_WHY = 320,          /* bytes of the text of what went wrong */
+    ENGINE_AWAY_MS = 1000,       /* without an answer, or a connection, for as long: away */
+    ENGINE_CLOCK_MS = 1000,      /* how often its clock is asked for */
+    ENGINE_CLOCK_MOVED = 10,     /* ms by which an offset is another one */
+    ENGINE_BLOCK_MS = 2000,      /* how long it may hold XREAD, */
+    ENGINE_BLOCK_PIECES_MS = 20, /* or while a snapshot is read, of which the next may begin soon */
+    ENGINE_GONE_MS = 20,         /* how often is asked whether a snapshot is gone */
+    ENGINE_RETRY_MS = 2000,      /* a new connection comes after up to so long, at random */
+    ENGINE_TRY_MS = 3000,        /* and may take as long, from its address on */
+    ENGINE_FULL_MS = 100,        /* an engine whose memory is full is asked again after that */
+    ENGINE_UNANSWERED = 64,      /* appends */
+    ENGINE_READ_COUNT = 256,     /* entries in an answer */
+    ENGINE_TOLD = 8,             /* ENGINE_ENTRIES that the hub has not taken; then reading stops */
+    ENGINE_SNAPSHOT_S = 60,      /* a snapshot lives as long */
+    ENGINE_LOG_LEAST = 1000,     /* entries that the log keeps in any case */
+    ENGINE_HOPS = 5,             /* MOVED that are followed in a row */
+    ENGINE_NAME_MAX = 64,        /* bytes of a prefix, a node's name, a master's */
+    ENGINE_SHA = 40,             /* digits that name a script */
+    ENGINE_RUN_ID = 40,          /* digits that name a process of the engine */
+    ENGINE_PASSWORD_MAX = 512,   /* bytes */
+    ENGINE_WHY = 320,            /* bytes of the text of what went wrong */
 };
 
 /* The id of an element of a stream in the engine. */
@@ -13740,17 +13753,19 @@ enum engine_ask_kind {
     ENGINE_RENEW,  /* `epoch` ends (0: there was none), `next` begins */
     ENGINE_FOLLOW, /* go on: report entries behind `after`, and send what is to be appended. Until
                     * this was asked for behind an ENGINE_UP or ENGINE_EPOCH, neither is done */
-    ENGINE_PIECE,  /* text is the next piece of the snapshot `request`. What waits, or is under way,
-                    * when the connection breaks is lost: an ENGINE_UP is the sign of that */
+    ENGINE_PIECE,  /* text is the next piece of the snapshot `request`; it waits until the snapshot
+                    * `gone` is not there any more. What waits, or is under way, when the connection
+                    * breaks is lost: an ENGINE_UP is the sign of that */
     ENGINE_PIECES, /* report the pieces of the snapshot `request` from the first on; 0: no more, and
-                    * the stream that was read is removed */
+                    * the stream that was read is removed. `copy`: it is one of a row */
 };
 /* One of them. */
 struct engine_ask {
     struct job job;
     enum engine_ask_kind kind;
     uint32_t epoch, next, records;
-    uint64_t incarnation, n, request;
+    uint64_t incarnation, n, request, gone;
+    bool copy;
     struct stream_id after;
     struct buffer text;
     uint32_t opened; /* engine_submit's: how many ENGINE_UP and ENGINE_EPOCH the hub had seen */
@@ -13769,6 +13784,7 @@ enum engine_tell_kind {
     ENGINE_EPOCH,   /* the answer to ENGINE_RENEW: the epoch that holds now. None comes if the
                       * connection breaks, or there is no epoch: the next ENGINE_UP says it */
     ENGINE_CAME,    /* text is a piece of the snapshot `request` */
+    ENGINE_PUT,     /* the engine has one more piece of the snapshot `request` of ours */
     ENGINE_CLOCK,   /* offset was measured again; once in ENGINE_CLOCK_MS, if it has moved */
 };
 /* One of them. */
@@ -14238,6 +14254,7 @@ enum engine_call_kind {
     CALL_APPEND,
     CALL_RENEW,
     CALL_PIECE,
+    CALL_GONE, /* is a snapshot still there? */
     CALL_READ,
 };
 /* One of them. */
@@ -14331,6 +14348,7 @@ struct engine {
     struct stream_id after; /* the entry that was read last */
     uint64_t generation;    /* of the last ENGINE_FOLLOW, for what is told behind it */
     uint64_t request;       /* the snapshot that is read, or 0 */
+    bool copies;            /* it is one of a row */
     struct stream_id request_after;
     uint32_t reads; /* ENGINE_FOLLOW so far: an answer to an older XREAD is not told */
 };
@@ -14866,13 +14884,18 @@ static void engine_send_piece(struct engine *engine)
     if (clock_mono_ms() >= engine->piece_at) engine->piece_at = 0;
     if (!job || engine->piece_out || engine->piece_at) return;
     const struct engine_ask *ask = container_of(job, struct engine_ask, job);
+    engine->piece_out = true;
+    if (ask->gone) {
+        engine_say(&engine->ask, CALL_GONE, "XRANGE", engine_snapshot_key(engine, ask->gone, key),
+                   "-", "+", "COUNT", "1", NULL);
+        return;
+    }
     engine_snapshot_key(engine, ask->request, key);
     const char *words[] = {"XADD", key, "*", "d", ask->text.at ? ask->text.at : ""};
     size_t lens[] = {4, strlen(key), 1, 1, ask->text.len};
     engine_call(&engine->ask, CALL_PIECE, 5, words, lens);
     snprintf(seconds, sizeof seconds, "%d", ENGINE_SNAPSHOT_S);
     engine_say(&engine->ask, CALL_OF_NO_MATTER, "EXPIRE", key, seconds, NULL);
-    engine->piece_out = true;
 }
 
 /* [engine] Waits for what is behind the last entry, unless the hub has too much to do already. */
@@ -14885,7 +14908,7 @@ static void engine_send_read(struct engine *engine)
         atomic_load(&engine->entries_told) >= ENGINE_TOLD)
         return;
     snprintf(count, sizeof count, "%d", ENGINE_READ_COUNT);
-    snprintf(block, sizeof block, "%d", ENGINE_BLOCK_MS);
+    snprintf(block, sizeof block, "%d", engine->copies ? ENGINE_BLOCK_PIECES_MS : ENGINE_BLOCK_MS);
     engine_key(engine, "log", log);
     stream_id_text(engine->after, after);
     engine_snapshot_key(engine, engine->request, snapshot);
@@ -15241,8 +15264,24 @@ static bool engine_takes_error(struct engine *engine, struct engine_call *call,
 static void engine_take_piece(struct engine *engine)
 {
     struct job *job = TAILQ_FIRST(&engine->pieces);
+    struct engine_ask *ask = container_of(job, struct engine_ask, job);
     TAILQ_REMOVE(&engine->pieces, job, entry);
-    engine_ask_free(container_of(job, struct engine_ask, job));
+    engine_tell(engine, (struct engine_tell){.kind = ENGINE_PUT, .request = ask->request});
+    engine_ask_free(ask);
+    engine->piece_out = false;
+}
+
+/* [engine] The first element of a snapshot that has to be gone before the next piece is sent: its
+ * reader removed it, it lived long enough, or it is there. */
+static void engine_take_gone(struct engine *engine, const redisReply *reply)
+{
+    struct engine_ask *ask = container_of(TAILQ_FIRST(&engine->pieces), struct engine_ask, job);
+    if (!reply_has(reply, 0)) {
+        engine_fail(engine, "the answer to XRANGE is none");
+        return;
+    }
+    if (!reply->elements) ask->gone = 0;
+    else engine->piece_at = clock_mono_ms() + ENGINE_GONE_MS;
     engine->piece_out = false;
 }
 
@@ -15272,6 +15311,7 @@ static void engine_take_answer(struct engine *engine, struct engine_call *call,
     case CALL_APPEND: engine_take_append(engine, call->ask, reply); return;
     case CALL_RENEW: engine_take_renewed(engine, reply); return;
     case CALL_PIECE: engine_take_piece(engine); return;
+    case CALL_GONE: engine_take_gone(engine, reply); return;
     case CALL_READ: engine_take_read(engine, call, reply); return;
     default: return;
     }
@@ -15420,7 +15460,7 @@ static void engine_take_ask(struct engine *engine, struct engine_ask *ask)
         engine->reads++;
         break;
     case ENGINE_PIECE:
-        if (!up) break;
+        if (!in_time) break;
         TAILQ_INSERT_TAIL(&engine->pieces, &ask->job, entry);
         return;
     case ENGINE_PIECES:
@@ -15428,6 +15468,7 @@ static void engine_take_ask(struct engine *engine, struct engine_ask *ask)
             engine_say(&engine->ask, CALL_OF_NO_MATTER, "DEL",
                        engine_snapshot_key(engine, engine->request, key), NULL);
         engine->request = ask->request;
+        engine->copies = ask->copy;
         engine->request_after = (struct stream_id){0};
         break;
     }
@@ -16244,8 +16285,12 @@ static void replica_merge(struct replica *r, struct instant now, struct user *us
     p->connections += connections - user->connections;
     user->connections = (uint16_t)connections;
     if (!state) {
-        if (user->state) user_leave(p, now, user, reason, address);
-        if (p->silent) presence_forget(p, user);
+        bool leaves = user->state;
+        if (leaves) user_leave(p, now, user, reason, address);
+        if (p->keeps && leaves)
+            store_batch_user(&p->ended, user_id(user), false, STATUS_OFFLINE, user->online_since,
+                             atomic_load_explicit(&user->last_seen, memory_order_relaxed), reason);
+        else if (p->silent) presence_forget(p, user);
         return;
     }
     if (!user->state) user->online_since = 0; /* `since` as it is: the same on every node */
@@ -16337,14 +16382,19 @@ static void replica_forget_kicks(struct replica *r)
         STAILQ_REMOVE_HEAD(&r->kicks, entry);
 }
 
-/* Ends all contributions of a user. */
-static void replica_kick(struct replica *r, struct instant now, uint64_t position, struct span id)
+/* Remembers a kick until everybody has read it. */
+static void replica_note_kick(struct replica *r, uint64_t position, struct span id)
 {
     struct kick *kick = mem_new(sizeof *kick + id.len);
     kick->position = position;
     kick->id_len = (uint8_t)id.len;
     memcpy(kick->id, id.at, id.len);
     STAILQ_INSERT_TAIL(&r->kicks, kick, entry);
+}
+
+/* Ends all contributions of a user. */
+static void replica_kick(struct replica *r, struct instant now, struct span id)
+{
     struct user *user = presence_find(r->table, id);
     if (!user || !user->state) return;
     /* The end of the session is what the log knows, the same for all nodes. */
@@ -16546,6 +16596,8 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
     size_t about;
     struct incarnation *inc = r->incarnations[holder];
     if (!r->table->silent) r->table->sequence = position;
+    /* Also when the copy has its effect on the user: what others said meanwhile may come behind. */
+    if (record->kind == RECORD_KICK) replica_note_kick(r, position, record->id);
     if (r->copied_count && record->id.len && replica_has_copied(r, record->id, position)) return;
     if (!record->id.len) r->poster_moves = true;
     switch (record->kind) {
@@ -16575,7 +16627,7 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
     case RECORD_CACHED: replica_cached(r, now, record); break;
     case RECORD_ENDED: replica_ended(r, now, record); break;
     case RECORD_MANUAL: replica_manual(r, record); break;
-    case RECORD_KICK: replica_kick(r, now, position, record->id); break;
+    case RECORD_KICK: replica_kick(r, now, record->id); break;
     case RECORD_DELIVERED:
         if (record->number > r->delivered && record->number <= position)
             r->delivered = record->number;
@@ -16676,7 +16728,13 @@ enum {
     NODE_LEASE_MS = 4000,       /* who posts does so for as long after a beat that came back */
     NODE_DELIVERED_MS = 1000,   /* how often the log is told how far it came */
     NODE_WRITES = 64,           /* entries of contributions under way */
-    PIECE_BYTES = 65536,
+    PIECE_BYTES = 65536,        /* of a copy, */
+    PIECE_LEAVERS_BYTES = 262144,
+    PIECES_AHEAD = 32,        /* pieces that are not in the engine yet: then writing stops */
+    CHUNK_BYTES = 4 << 20,    /* a copy goes on in another snapshot then, */
+    CHUNK_PIECES = 200,       /* or then: fewer than one XREAD takes */
+    CHUNKS_AHEAD = 2,         /* snapshots of a copy that may be there at a time */
+    LEAVERS_BYTES = 16 << 20, /* of who left, for the store: then no more are asked for */
 };
 
 enum node_state {
@@ -16688,13 +16746,19 @@ enum node_state {
 };
 static const char *const NODE_STATES[] = {"alone", "alone", "joining", "joining", "settled"};
 
-/* Another node's wish for a copy of the table, and how far it was written. */
+/* Another node's wish for a copy of the table, and how far it was written. A copy is a row of
+ * pieces in a row of snapshots, `request` and those behind it: its reader removes each that it has
+ * read, and none is begun before the last but one is gone. So the engine never has much of it. */
 struct donation {
     STAILQ_ENTRY(donation) entry;
-    uint64_t request;
-    int64_t since; /* wall: of leavers */
-    bool begun, walked;
-    uint8_t id_len; /* the walk goes on behind this user */
+    uint64_t request, incarnation; /* the incarnation that wants it */
+    uint64_t pieces;               /* so far */
+    uint64_t chunk;                /* the snapshot that is being written, from 0, */
+    size_t chunk_pieces, chunk_bytes;
+    size_t out;                        /* pieces that the engine does not have yet */
+    bool begun, walked, reading, read; /* `reading`: the store is asked for who left */
+    struct seen_place place;           /* reading goes on behind it */
+    uint8_t id_len;                    /* the walk goes on behind this user */
     char id[USER_ID_MAX];
 };
 
@@ -16772,6 +16836,11 @@ struct node {
     void *context;
     struct presence *shown; /* SHARED */
     uint32_t (*random)(void *context);
+    /* Has the store read who left, behind a place of `seen`: node_leavers_read follows. `first`: for
+     * the first time for this request, so that all who have left must be in the store. NULL: there
+     * is no store. */
+    void (*read_leavers)(void *context, uint64_t request, const struct seen_place *, bool first);
+    int64_t margin; /* ms: whose end may be known so much later than they were last seen */
 
     enum node_state state;
     struct presence own;    /* OWN */
@@ -16795,10 +16864,11 @@ struct node {
     bool settling, said_settled; /* as coordinator of a new epoch */
     uint32_t renewing;           /* the epoch that we have asked to end; 0: none */
     bool renews;
-    uint64_t generation;   /* of what is followed: entries of another are of before */
-    struct stream_id last; /* of the entry read last */
-    uint64_t absent;       /* in whose name we state the users of the absent */
-    struct buffer entry;   /* records being collected */
+    uint64_t generation;       /* of what is followed: entries of another are of before */
+    struct stream_id last;     /* of the entry read last */
+    struct stream_id was_last; /* of the log when we came: a copy is behind it; or 0 */
+    uint64_t absent;           /* in whose name we state the users of the absent */
+    struct buffer entry;       /* records being collected */
     uint64_t entry_records;
 
     /* Walks of the table that is shown, a slice a turn. */
@@ -16813,15 +16883,22 @@ struct node {
     bool install_stays; /* who left has a stay: nobody else tells the store of it */
 
     /* A copy. */
-    uint64_t request;     /* ours; 0: none */
-    uint64_t excluded;    /* a node that did not answer one */
-    int64_t piece_at;     /* mono: of the last piece, or the wish */
-    int attempts;         /* in vain, one behind the other */
-    bool wanted, copied;  /* our wish came back in the log; the copy is whole */
-    uint64_t copied_next; /* where its donor was when it ended */
-    uint64_t kept_next;   /* where what was kept ends */
-    bool whole_beats;     /* somebody who has a whole table beats */
-    int64_t since;        /* wall: when we last knew all */
+    uint64_t request;           /* ours; 0: none */
+    uint64_t excluded;          /* a node that did not answer one */
+    int64_t piece_at;           /* mono: of the last piece, or the wish */
+    int attempts;               /* in vain, one behind the other */
+    bool wanted, copied;        /* our wish came back in the log; the copy is whole */
+    uint64_t copied_next;       /* where its donor was when it ended */
+    uint64_t kept_next;         /* where we are in the log, which may be behind the copy */
+    bool whole_beats;           /* somebody who has a whole table beats */
+    uint64_t pieces;            /* of the copy, so far */
+    uint64_t chunk;             /* the snapshot of it that is read, from 0 */
+    bool chunk_over;            /* it is read: the next one is to be */
+    int64_t since;              /* wall: who left before is in the store, or in `leavers` */
+    int64_t heard;              /* wall: the entry that was applied last */
+    bool gap;                   /* who left after `since` is not known: it stays where it is */
+    struct store_batch leavers; /* for the hub, which empties it */
+    struct store_batch behind;  /* the same of whom we show: behind the installation */
     STAILQ_HEAD(, kept_entry) kept;
     size_t kept_bytes;
     STAILQ_HEAD(, donation) donations;
@@ -17056,11 +17133,18 @@ static void node_be_new(struct node *node)
     node_restate(node);
 }
 
+/* True if we have a whole table: what the log says, or what we showed before this epoch, from which
+ * the users of those can be stated who do not come into it. */
+static bool node_is_whole(const struct node *node)
+{
+    return node->state == NODE_SETTLED || (node->state == NODE_READING && node->had_view);
+}
+
 static void node_hello(struct node *node, struct instant now, int64_t mono)
 {
     struct record hello = {.kind = RECORD_HELLO,
                            .name = span_of(node->name),
-                           .whole = node->had_view && node->state == NODE_READING,
+                           .whole = node_is_whole(node),
                            .hooks = node->hooks,
                            .since = node->since};
     node_say(node, now, &hello);
@@ -17102,9 +17186,10 @@ static bool node_set_manual(struct node *node, struct instant now, struct user *
 /* Says what happened while we were alone: what was set by hand, or which sessions ended. */
 static void node_say_late(struct node *node, struct instant now, struct buffer *records)
 {
+    struct record r;
+    if (!records->len) return;
     struct taker in = {(const uint8_t *)records->at, (const uint8_t *)records->at + records->len,
                        false};
-    struct record r;
     node_send(node, now);
     while (in.at < in.end) {
         record_read(&in, 0, &r);
@@ -17123,7 +17208,7 @@ static void node_kick(struct node *node, struct instant now, struct span id)
         node_say(node, now, &(struct record){.kind = RECORD_KICK, .id = id});
         return;
     }
-    replica_kick(&node->before, now, 0, id);
+    replica_kick(&node->before, now, id);
     put_bytes(&node->kicked, id);
 }
 
@@ -17185,27 +17270,34 @@ static void node_drop_copy(struct node *node)
     for (struct kept_entry *kept; (kept = STAILQ_FIRST(&node->kept)); free(kept))
         STAILQ_REMOVE_HEAD(&node->kept, entry);
     node->kept_bytes = 0;
-    node->request = 0;
-    node->wanted = node->copied = false;
-    node->kept_next = 0;
+    node->request = node->pieces = node->chunk = node->kept_next = 0;
+    node->wanted = node->copied = node->chunk_over = false;
+    buffer_free(&node->behind.ops);
+    node->behind = (struct store_batch){0};
+}
+
+/* Drops the first, which is the only one that is begun. */
+static void node_drop_donation(struct node *node)
+{
+    struct donation *d = STAILQ_FIRST(&node->donations);
+    STAILQ_REMOVE_HEAD(&node->donations, entry);
+    free(d);
 }
 
 static void node_drop_donations(struct node *node)
 {
-    for (struct donation *d; (d = STAILQ_FIRST(&node->donations)); free(d))
-        STAILQ_REMOVE_HEAD(&node->donations, entry);
+    while (STAILQ_FIRST(&node->donations)) node_drop_donation(node);
 }
 
 /* What is shown goes on by itself from here on, under an epoch of its own: what others said is
  * cached, a slice of it a turn (node_age). */
-static void node_leave_log(struct node *node, struct instant now, int64_t mono)
+static void node_leave_log(struct node *node, int64_t mono)
 {
     if (node->state == NODE_SETTLED) {
         node->before = node->replica;
         node->replica = (struct replica){0};
         node->aging = true;
         node->walk_len = 0;
-        node->since = now.mono;
         node->alone_since = mono;
         node->epoch = node->random(node->context);
         node->shown->sequence = 0;
@@ -17222,12 +17314,14 @@ static void node_leave_log(struct node *node, struct instant now, int64_t mono)
 static void node_begin(struct node *node, struct instant now, int64_t mono, uint32_t epoch,
                        enum node_state state)
 {
-    node_leave_log(node, now, mono);
+    node_leave_log(node, mono);
     node->state = state;
     node_be_new(node);
     presence_init(&node->next, node->shown->grace, node->shown->threshold, now);
     node->next.kind = PRESENCE_SHARED;
     node->next.silent = true;
+    node->next.keeps = state == NODE_JOINING;
+    node->gap = node->gap || state == NODE_JOINING;
     replica_init(&node->replica, &node->next, epoch, node->id, node->incarnation);
     node->replica.shown = node->shown;
     node->began_at = node->piece_at = mono;
@@ -17246,6 +17340,7 @@ static void node_follow(struct node *node, struct stream_id after)
 static void node_read_epoch(struct node *node, struct instant now, int64_t mono, uint32_t epoch)
 {
     node_begin(node, now, mono, epoch, NODE_READING);
+    node->was_last = (struct stream_id){0};
     node_follow(node, (struct stream_id){0});
     node_hello(node, now, mono);
     node->count.epochs++;
@@ -17258,6 +17353,7 @@ static void node_want(struct node *node, struct instant now, int64_t mono)
     node->request = node_random(node);
     struct engine_ask *pieces = engine_ask_new(ENGINE_PIECES);
     pieces->request = node->request;
+    pieces->copy = true;
     node->ask(node->context, pieces);
     node->piece_at = mono;
     node->whole_beats = false;
@@ -17274,6 +17370,7 @@ static void node_join(struct node *node, struct instant now, int64_t mono, uint3
                       uint64_t excluded)
 {
     struct stream_id after = node->last;
+    if (stream_id_compare(after, node->was_last) < 0) after = node->was_last;
     node_begin(node, now, mono, epoch, NODE_JOINING);
     node_follow(node, after);
     node->excluded = excluded;
@@ -17296,11 +17393,12 @@ static void node_renew(struct node *node, uint32_t epoch)
 }
 
 /* The engine does not answer: we are alone. */
-static void node_down(struct node *node, struct instant now, int64_t mono)
+static void node_down(struct node *node, int64_t mono)
 {
     if (node->state == NODE_AWAY) return;
-    node_leave_log(node, now, mono);
+    node_leave_log(node, mono);
     node->state = NODE_AWAY;
+    node->gap = true;
     node->renews = false;
     node_be_new(node);
     node_told(node, CAUSE_DOWN);
@@ -17314,7 +17412,7 @@ static void node_leave(struct node *node, struct instant now, int64_t mono)
     if (node_has_delivered(node)) node_say_delivered(node, now, mono);
     if (node->said_hello && node->state != NODE_AWAY)
         node_say(node, now, &(struct record){.kind = RECORD_LEAVING});
-    if (node->state != NODE_AWAY) node_leave_log(node, now, mono);
+    if (node->state != NODE_AWAY) node_leave_log(node, mono);
     node->state = NODE_AWAY;
     node->leaving = true;
     node->aging = node->said_hello = false;
@@ -17328,6 +17426,7 @@ static void node_up(struct node *node, struct instant now, int64_t mono,
     bool same = node->replica.epoch == tell->epoch || node->before.epoch == tell->epoch;
     bool quiet = now.mono - (int64_t)tell->last.ms >= NODE_QUIET_MS;
     node->renews = false;
+    node_drop_donations(node); /* pieces of them are lost */
     node_told(node, CAUSE_UP);
     if (!tell->epoch) {
         node_told(node, CAUSE_EPOCH_GONE);
@@ -17351,6 +17450,7 @@ static void node_up(struct node *node, struct instant now, int64_t mono,
         node_join(node, now, mono, tell->epoch, 0);
     } else {
         node_read_epoch(node, now, mono, tell->epoch);
+        node->was_last = tell->last;
     }
 }
 
@@ -17651,19 +17751,32 @@ static bool manual_equal(const struct manual *a, const struct manual *b)
            !bytes_compare(x.at, x.len, y.at, y.len);
 }
 
+/* What we say of a user of our own is said again where the log's table has something else: what we
+ * wrote while we joined was of somebody who had not read the kicks of before, so it did not count. */
+static void node_say_again(struct node *node, const struct user *shown)
+{
+    struct user *own = presence_find(&node->own, user_id(shown));
+    const struct said *said = shown->said;
+    if (!own || !own->state) return;
+    while (said && said->holder != INCARNATION_SELF) said = said->next;
+    if (!said || said->state != own->state || said->connections != own->connections)
+        presence_mark_dirty(&node->own, own, DIRTY_STATE);
+}
+
 /* Has a user of the shown table be as in the next one, where `from` is the same user, or NULL. */
 static void node_install_user(struct node *node, struct instant now, struct user *user,
                               struct user *from)
 {
     struct presence *p = node->shown;
     struct manual *was = user_manual(user), *is = from ? user_manual(from) : NULL;
+    bool offline = !user->state && from && !from->state, later = false;
     user_drop_said(user);
     if (from) {
         int64_t seen = atomic_load_explicit(&from->last_seen, memory_order_relaxed);
         user->said = from->said;
         from->said = NULL;
-        if (seen > atomic_load_explicit(&user->last_seen, memory_order_relaxed))
-            atomic_store_explicit(&user->last_seen, seen, memory_order_relaxed);
+        later = seen > atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+        if (later) atomic_store_explicit(&user->last_seen, seen, memory_order_relaxed);
         if (from->state && user->state) user->online_since = from->online_since;
         if (!from->state) user->reason = from->reason;
     }
@@ -17678,7 +17791,9 @@ static void node_install_user(struct node *node, struct instant now, struct user
     if (from && from->state && user->state) presence_mark_dirty(p, user, DIRTY_STATE);
     replica_merge(&shown, now, user, from ? from->online_since : 0, reason, NULL);
     if (manual) user_tell_manual(p, user);
-    presence_forget(p, user);
+    else if (offline && later && user->pinned) presence_record(p, user, TRANSITION_QUIET);
+    node_say_again(node, user);
+    presence_forget(p, user); /* who is offline, and was only here to be told of */
 }
 
 /* Installs the next table, of at most so many users; true if that is done. The walk takes the users
@@ -17711,6 +17826,9 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     p->quiet = p->stayless = false;
     replica_free(&node->before);
     node->before = (struct replica){0};
+    store_batch_move(&node->leavers, &node->behind);
+    store_batch_move(&node->leavers, &node->next.ended);
+    if (!node->gap) node->since = node->heard;
     presence_free(&node->next);
     node->next = (struct presence){0};
     node->replica.table = p;
@@ -17739,36 +17857,73 @@ static void node_begin_install(struct node *node, bool stays)
     node->install_len = 0;
     node->install_stays = stays;
     node->aging = false;
+    struct store_batch behind = node->behind;
+    node->behind = (struct store_batch){0};
     node_drop_copy(node);
+    node->behind = behind;
 }
 
 /* ---- Copies ---- */
 
-enum piece_kind { PIECE_HEAD, PIECE_USERS, PIECE_END, PIECE_ANSWER, PIECE_KINDS };
+/* LEAVERS are users who are offline, of the donor's store. NEXT: the copy goes on in the next
+ * snapshot. ANSWER is no piece of a copy, but one node's answer to a question. */
+enum piece_kind {
+    PIECE_HEAD,
+    PIECE_USERS,
+    PIECE_LEAVERS,
+    PIECE_NEXT,
+    PIECE_END,
+    PIECE_ANSWER,
+    PIECE_KINDS
+};
 
-static void node_piece(struct node *node, uint64_t request, struct buffer *text)
+/* Appends what a piece begins with: its kind, which it is of a copy, who sends it, and how much of
+ * the log its table has. */
+static void piece_begin(struct node *node, uint64_t number, struct buffer *out,
+                        enum piece_kind kind)
+{
+    put_byte(out, ENTRY_VERSION);
+    put_byte(out, kind);
+    put_number(out, number);
+    put_fixed(out, node->id);
+    put_number(out, node->replica.next);
+}
+
+static void node_ask_piece(struct node *node, uint64_t request, uint64_t gone, struct buffer *text)
 {
     struct engine_ask *ask = engine_ask_new(ENGINE_PIECE);
     ask->request = request;
+    ask->gone = gone;
     ask->text = *text;
     *text = (struct buffer){0};
     node->ask(node->context, ask);
 }
 
-/* Appends what a piece begins with: its kind, who sends it, and how much of the log its table has. */
-static void piece_begin(struct node *node, struct buffer *out, enum piece_kind kind)
+static void node_put_piece(struct node *node, struct donation *d, struct buffer *text)
 {
-    put_byte(out, ENTRY_VERSION);
-    put_byte(out, kind);
-    put_fixed(out, node->id);
-    put_number(out, node->replica.next);
+    uint64_t request = d->request + d->chunk;
+    bool waits = !d->chunk_pieces++ && d->chunk >= CHUNKS_AHEAD;
+    d->chunk_bytes += text->len;
+    d->out++;
+    node_ask_piece(node, request, waits ? request - CHUNKS_AHEAD : 0, text);
 }
 
-static void piece_head(struct node *node, struct buffer *out)
+/* Sends a piece, behind which there will be more. */
+static void node_piece(struct node *node, struct donation *d, struct buffer *text)
+{
+    node_put_piece(node, d, text);
+    if (d->chunk_pieces < CHUNK_PIECES && d->chunk_bytes < CHUNK_BYTES) return;
+    piece_begin(node, d->pieces++, text, PIECE_NEXT);
+    node_put_piece(node, d, text);
+    d->chunk++;
+    d->chunk_pieces = d->chunk_bytes = 0;
+}
+
+static void piece_head(struct node *node, struct donation *d, struct buffer *out)
 {
     const struct replica *r = &node->replica;
     size_t kicks = 0;
-    piece_begin(node, out, PIECE_HEAD);
+    piece_begin(node, d->pieces++, out, PIECE_HEAD);
     put_number(out, r->delivered);
     put_number(out, r->count - INCARNATIONS_FIXED + 1);
     for (size_t i = 0; i < r->count; i++) {
@@ -17820,51 +17975,123 @@ static void piece_user(struct node *node, struct buffer *out, const struct user 
     put_bytes(out, status_text_span(manual->message));
 }
 
-/* Writes some of the copy that another node asked for first. */
-static void node_donate(struct node *node, size_t most)
+/* Writes the users of a slice of the table; false if there are more. */
+static bool node_donate_users(struct node *node, struct donation *d, size_t most)
 {
-    struct donation *d = STAILQ_FIRST(&node->donations);
     struct presence *p = node->shown;
-    struct buffer out = {0};
+    struct buffer users = {0}, piece = {0};
     struct user *user = NULL;
-    if (!d || node->state != NODE_SETTLED) return;
+    struct presence_walk walk = presence_walk_after(p, (struct span){d->id, d->id_len});
+    while (most-- && users.len < PIECE_BYTES && (user = presence_walk_next(p, &walk))) {
+        d->id_len = user->id_len;
+        memcpy(d->id, user->id, user->id_len);
+        if (user->state || user_manual(user)) piece_user(node, &users, user);
+    }
+    piece_begin(node, d->pieces++, &piece, PIECE_USERS);
+    /* The last of them, up to whom the copy is as new as this piece. */
+    put_bytes(&piece, user ? (struct span){d->id, d->id_len} : (struct span){"", 0});
+    buffer_add(&piece, users.at, users.len);
+    buffer_free(&users);
+    node_piece(node, d, &piece);
+    return !user;
+}
+
+/* Ends a copy; `whole`: with all who left. */
+static void node_donated(struct node *node, struct donation *d, bool whole)
+{
+    struct buffer out = {0};
+    piece_begin(node, d->pieces++, &out, PIECE_END);
+    put_byte(&out, whole);
+    node_put_piece(node, d, &out);
+    node_drop_donation(node);
+}
+
+/* Writes some of the copy that another node asked for first; false if there is more to do at
+ * once. */
+static bool node_donate(struct node *node, size_t most)
+{
+    struct donation *d;
+    const struct replica *r = &node->replica;
+    if (node->state != NODE_SETTLED) return true;
+    while ((d = STAILQ_FIRST(&node->donations))) {
+        size_t at;
+        if (replica_knows(r, d->incarnation, &at) && incarnation_lives(r, r->incarnations[at]))
+            break;
+        node_drop_donation(node); /* nobody reads it any more */
+    }
+    if (!d || d->out >= PIECES_AHEAD || d->reading) return true;
     if (!d->begun) {
-        piece_head(node, &out);
-        node_piece(node, d->request, &out);
+        struct buffer out = {0};
+        piece_head(node, d, &out);
+        node_piece(node, d, &out);
         d->begun = true;
         node->count.snapshots_given++;
     }
-    struct presence_walk walk = presence_walk_after(p, (struct span){d->id, d->id_len});
-    piece_begin(node, &out, PIECE_USERS);
-    while (most-- && out.len < PIECE_BYTES && (user = presence_walk_next(p, &walk))) {
-        d->id_len = user->id_len;
-        memcpy(d->id, user->id, user->id_len);
-        if (user->state || user_manual(user)) piece_user(node, &out, user);
-        else continue;
+    if (!d->walked) {
+        d->walked = node_donate_users(node, d, most);
+        return false;
     }
-    /* The last of them, up to whom the copy is as new as this piece. */
-    struct buffer piece = {0};
-    piece_begin(node, &piece, PIECE_USERS);
-    size_t head = piece.len;
-    put_bytes(&piece, user ? (struct span){d->id, d->id_len} : (struct span){"", 0});
-    buffer_add(&piece, out.at + head, out.len - head);
-    buffer_free(&out);
-    node_piece(node, d->request, &piece);
-    if (user) return;
-    piece_begin(node, &out, PIECE_END);
-    node_piece(node, d->request, &out);
-    STAILQ_REMOVE_HEAD(&node->donations, entry);
-    free(d);
+    if (!node->read_leavers) {
+        node_donated(node, d, true);
+        return STAILQ_EMPTY(&node->donations);
+    }
+    node->read_leavers(node->context, d->request, &d->place, !d->read);
+    d->reading = d->read = true;
+    return true;
+}
+
+/* Appends a user who is offline, with the stay that began last, or NULL: for PIECE_LEAVERS. */
+static void piece_leaver(struct buffer *out, struct span id, const struct user_record *user,
+                         const struct session_record *stay)
+{
+    uint8_t bytes[STORE_USER_BYTES], session[STORE_SESSION_BYTES];
+    put_bytes(out, id);
+    store_encode_user(user, bytes);
+    buffer_add(out, bytes, sizeof bytes);
+    put_byte(out, stay != NULL);
+    if (!stay) return;
+    store_encode_session(stay, session);
+    put_fixed(out, (uint64_t)stay->from);
+    buffer_add(out, session, sizeof session);
+}
+
+/* The store was read for the copy of this request, up to that place: `users` are those who left, of
+ * which it takes the content. `failed`: it could not be read, so the copy ends without them. */
+static void node_leavers_read(struct node *node, uint64_t request, const struct seen_place *place,
+                              struct buffer *users, bool at_end, bool failed)
+{
+    struct donation *d = STAILQ_FIRST(&node->donations);
+    if (!d || d->request != request || !d->reading) {
+        buffer_free(users);
+        return;
+    }
+    d->reading = false;
+    d->place = *place;
+    if (users->len) {
+        struct buffer out = {0};
+        piece_begin(node, d->pieces++, &out, PIECE_LEAVERS);
+        buffer_add(&out, users->at, users->len);
+        node_piece(node, d, &out);
+    }
+    buffer_free(users);
+    if (at_end || failed) node_donated(node, d, !failed);
+}
+
+/* The engine has one more piece of ours. */
+static void node_piece_is_there(struct node *node, uint64_t request)
+{
+    struct donation *d = STAILQ_FIRST(&node->donations);
+    if (d && request - d->request <= d->chunk && d->out) d->out--;
 }
 
 /* Answers a question of another node, into the snapshot that it reads for that. */
 static void node_answer(struct node *node, const struct record *question, struct span json)
 {
     struct buffer out = {0};
-    piece_begin(node, &out, PIECE_ANSWER);
+    piece_begin(node, 0, &out, PIECE_ANSWER);
     put_fixed(&out, question->about);
     put_bytes(&out, json);
-    node_piece(node, question->number, &out);
+    node_ask_piece(node, question->number, 0, &out);
 }
 
 /* Takes an answer to a question of our own; one that makes no sense is none. */
@@ -17873,6 +18100,7 @@ static void node_take_answer(struct node *node, struct span text)
     struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
     struct json_value list;
     bool good = take_byte(&in) == ENTRY_VERSION && take_byte(&in) == PIECE_ANSWER;
+    take_number(&in);
     uint64_t from = take_fixed(&in);
     take_number(&in);
     uint64_t question = take_fixed(&in);
@@ -17893,7 +18121,8 @@ static void node_wanted(struct node *node, const struct entry *e, const struct r
     if (replica_first(&node->replica, e->node, record->about, true) != node->id) return;
     struct donation *d = mem_new(sizeof *d);
     d->request = record->number;
-    d->since = record->since;
+    d->incarnation = e->incarnation;
+    d->place.last_seen = record->since > node->margin ? record->since - node->margin : 0;
     STAILQ_INSERT_TAIL(&node->donations, d, entry);
 }
 
@@ -17925,11 +18154,7 @@ static void copy_head(struct replica *r, struct taker *in)
         uint64_t position = take_number(in);
         struct span id = take_id(in);
         if (in->bad) return;
-        struct kick *kick = mem_new(sizeof *kick + id.len);
-        kick->position = position;
-        kick->id_len = (uint8_t)id.len;
-        memcpy(kick->id, id.at, id.len);
-        STAILQ_INSERT_TAIL(&r->kicks, kick, entry);
+        replica_note_kick(r, position, id);
     }
 }
 
@@ -17979,6 +18204,51 @@ static void copy_user(struct replica *r, struct instant now, struct taker *in)
     replica_merge(r, now, user, since, (enum reason)reason, NULL);
 }
 
+/* Who left while we did not hear of it. The store is told at once, but of whom we show, that is
+ * behind the installation: the next table has how they left until then. */
+static void copy_leaver(struct node *node, struct taker *in)
+{
+    struct user_record record;
+    struct session_record stay = {0};
+    struct span id = take_id(in);
+    const uint8_t *bytes = take_raw(in, STORE_USER_BYTES), *session = NULL;
+    bool has_stay = take_choice(in, 1);
+    if (has_stay) stay.from = (int64_t)take_fixed(in);
+    if (has_stay) session = take_raw(in, STORE_SESSION_BYTES);
+    if (in->bad) return;
+    MDB_val value = {STORE_USER_BYTES, (void *)(uintptr_t)bytes};
+    MDB_val last = {STORE_SESSION_BYTES, (void *)(uintptr_t)session};
+    bool good = store_decode_user(value, &record) && record.last_seen >= 0 &&
+                record.last_seen <= INT64_MAX / 4 && record.first_seen >= 0;
+    if (good && has_stay) good = store_decode_session(last, &stay) && stay.from >= 0;
+    if (!good || record.open) {
+        in->bad = true;
+        return;
+    }
+    bool shown = presence_find(node->shown, id) != NULL;
+    store_batch_leaver(shown ? &node->behind : &node->leavers, id, &record,
+                       has_stay ? &stay : NULL);
+    if (!shown) return;
+    struct user *next = presence_make(&node->next, id);
+    if (next->state) return; /* they came back */
+    next->reason = record.reason;
+    if (record.last_seen > atomic_load_explicit(&next->last_seen, memory_order_relaxed))
+        atomic_store_explicit(&next->last_seen, record.last_seen, memory_order_relaxed);
+}
+
+/* Goes on with the next snapshot of the copy, once there is room for what it has. */
+static void node_next_chunk(struct node *node, int64_t mono)
+{
+    if (node->state != NODE_JOINING || !node->chunk_over) return;
+    node->piece_at = mono;
+    if (node->leavers.ops.len >= LEAVERS_BYTES) return;
+    node->chunk_over = false;
+    struct engine_ask *ask = engine_ask_new(ENGINE_PIECES);
+    ask->request = node->request + ++node->chunk;
+    ask->copy = true;
+    node->ask(node->context, ask);
+}
+
 /* Takes a piece of the copy that we asked for; false if it makes no sense. */
 static bool node_take_piece(struct node *node, struct instant now, int64_t mono, struct span text)
 {
@@ -17986,9 +18256,10 @@ static bool node_take_piece(struct node *node, struct instant now, int64_t mono,
     struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
     if (take_byte(&in) != ENTRY_VERSION) return false;
     enum piece_kind kind = (enum piece_kind)take_choice(&in, PIECE_KINDS - 1);
+    if (take_number(&in) != node->pieces++) return false;
     node->excluded = take_fixed(&in);
     uint64_t next = take_number(&in);
-    if (in.bad) return false;
+    if (in.bad || (kind == PIECE_HEAD) != (node->pieces == 1)) return false;
     node->piece_at = mono;
     if (kind == PIECE_HEAD) {
         copy_head(r, &in);
@@ -18001,8 +18272,14 @@ static bool node_take_piece(struct node *node, struct instant now, int64_t mono,
         if (last.len) memcpy(c->id, last.at, last.len);
         else memset(c->id, 0xff, c->id_len = USER_ID_MAX); /* behind all ids */
         while (in.at < in.end && !in.bad) copy_user(r, now, &in);
+    } else if (kind == PIECE_LEAVERS) {
+        while (in.at < in.end && !in.bad) copy_leaver(node, &in);
+    } else if (kind == PIECE_NEXT) {
+        node->chunk_over = true;
+        node_next_chunk(node, mono);
     } else {
         node->copied = true;
+        node->gap = !take_choice(&in, 1);
         node->copied_next = next;
         r->settled = true;
     }
@@ -18071,6 +18348,8 @@ static bool node_apply(struct node *node, struct instant now, size_t holder, con
         node_note(node, now, holder, e, &record);
     }
     replica_admitted(r, holder, e);
+    node->heard = e->time < now.mono ? e->time : now.mono;
+    if (node->state == NODE_SETTLED && !node->gap) node->since = node->heard;
     if (holder == INCARNATION_SELF && node->batch_n && e->n >= node->batch_n)
         node->committing = true;
     return in->at == in->end;
@@ -18099,7 +18378,7 @@ static bool node_read(struct node *node, struct instant now, int64_t mono, uint6
     case REPLICA_HOLE: node_doubt(node, CAUSE_HOLE); return false;
     case REPLICA_DAMAGED: node_doubt(node, CAUSE_DAMAGED); return false;
     case REPLICA_NEWER:
-        node_down(node, now, mono);
+        node_down(node, mono);
         node_told(node, CAUSE_NEWER);
         return false;
     }
@@ -18132,6 +18411,7 @@ static void node_keep(struct node *node, uint64_t base, struct span text)
     struct entry e;
     struct record record;
     if (entry_read(&in, &e) != ENTRY_GOOD) return;
+    node->kept_next = base + e.records;
     for (uint64_t i = 0; i < e.records && !in.bad; i++) {
         record_read(&in, e.time, &record);
         if (in.bad) break;
@@ -18144,7 +18424,6 @@ static void node_keep(struct node *node, uint64_t base, struct span text)
     if (e.incarnation == node->incarnation && node->batch_n && e.n >= node->batch_n)
         node->committing = true;
     if (!node->wanted) return;
-    node->kept_next = base + e.records;
     struct kept_entry *kept = mem_new(sizeof *kept + text.len);
     kept->base = base;
     kept->len = text.len;
@@ -18169,9 +18448,8 @@ static void node_catch_up(struct node *node, struct instant now, int64_t mono)
         free(kept);
         if (!good) return;
     }
-    if (r->next < node->copied_next) return;
     node->count.snapshots_taken++;
-    node_begin_install(node, false);
+    node_begin_install(node, node->gap);
 }
 
 /* Reads the next of a row of entries that the engine told; true if there is none left. */
@@ -18205,7 +18483,7 @@ static bool node_tell(struct node *node, struct instant now, int64_t mono, struc
     if (node->leaving) return true;
     switch (tell->kind) {
     case ENGINE_UP: node_up(node, now, mono, tell); break;
-    case ENGINE_DOWN: node_down(node, now, mono); break;
+    case ENGINE_DOWN: node_down(node, mono); break;
     case ENGINE_ENTRIES:
         if (node->state == NODE_AWAY) break;
         if (node->renews && node->renewing == node->replica.epoch) break;
@@ -18224,17 +18502,21 @@ static bool node_tell(struct node *node, struct instant now, int64_t mono, struc
         break;
     case ENGINE_EPOCH:
         node->renews = false;
+        node_drop_donations(node);
         if (node->state == NODE_AWAY || tell->epoch != node->replica.epoch)
             node_read_epoch(node, now, mono, tell->epoch);
         break;
     case ENGINE_CAME:
         if (node->state == NODE_SETTLED && tell->request == node->request)
             node_take_answer(node, (struct span){tell->text.at, tell->text.len});
-        if (node->state != NODE_JOINING || tell->request != node->request || node->copied) break;
+        if (node->state != NODE_JOINING || node->copied || !node->request ||
+            tell->request != node->request + node->chunk)
+            break;
         if (!node_take_piece(node, now, mono, (struct span){tell->text.at, tell->text.len}))
             node_join(node, now, mono, node->replica.epoch, 0);
         else node_catch_up(node, now, mono);
         break;
+    case ENGINE_PUT: node_piece_is_there(node, tell->request); break;
     }
     return true;
 }
@@ -18264,7 +18546,7 @@ static void node_beat(struct node *node, struct instant now, int64_t mono)
     node->beat_at = mono + NODE_BEAT_MS;
     node_say(node, now,
              &(struct record){.kind = RECORD_BEAT,
-                              .whole = node->state == NODE_SETTLED,
+                              .whole = node_is_whole(node),
                               .hooks = node->hooks,
                               .feeds = node->feeds,
                               .number = r->marks[r->mark].position,
@@ -18289,7 +18571,8 @@ static bool node_work(struct node *node, struct instant now, int64_t mono, size_
     if (node_coordinates(node)) node_evict(node, now);
     node_settle(node, now, mono, most);
     done = node_cache(node, now, most) && done;
-    node_donate(node, most);
+    done = node_donate(node, most) && done;
+    node_next_chunk(node, mono);
     if (r->differences && node->state == NODE_SETTLED) {
         node->count.differences += r->differences;
         r->differences = 0;
@@ -18298,12 +18581,14 @@ static bool node_work(struct node *node, struct instant now, int64_t mono, size_
             node_doubt(node, CAUSE_DIFFERENT);
         }
     }
-    int64_t waited = node->state == NODE_JOINING ? mono - node->piece_at : 0;
+    /* Once the copy is whole it is the log that is waited for, which cannot be had from others. */
+    bool waits = node->state == NODE_JOINING && !node->copied;
+    int64_t waited = waits ? mono - node->piece_at : 0;
     if (waited >= NODE_SILENT_MS && !node->whole_beats) node_doubt(node, CAUSE_NOBODY);
     else if (waited >= NODE_PIECE_MS && ++node->attempts >= NODE_ATTEMPTS)
         node_doubt(node, CAUSE_NOBODY);
     else if (waited >= NODE_PIECE_MS) node_join(node, now, mono, r->epoch, node->excluded);
-    return done && STAILQ_EMPTY(&node->donations);
+    return done;
 }
 
 /* How many ms from now until node_work or node_tick has something to do. */
@@ -18325,6 +18610,7 @@ static void node_init(struct node *node, struct instant now, struct presence *sh
     node->id = id;
     node->shown = shown;
     node->state = NODE_AWAY;
+    node->gap = true;
     STAILQ_INIT(&node->kept);
     STAILQ_INIT(&node->donations);
     presence_init(&node->own, shown->grace, shown->threshold, now);
@@ -18365,6 +18651,7 @@ static void node_free(struct node *node)
     buffer_free(&node->entry);
     buffer_free(&node->kicked);
     buffer_free(&node->manuals);
+    buffer_free(&node->leavers.ops);
     buffer_free(&node->stays);
 }
 
@@ -18756,11 +19043,13 @@ struct hub {
     int64_t sample_at;        /* mono: when the next minute begins */
     struct store_batch batch; /* in flight while batch_under_way */
     struct job batch_done;
-    bool batch_filling;   /* and is not with the writer yet */
-    bool batch_under_way; /* with the writer, or its users are still in flight */
-    int64_t sync_at;      /* mono: not before this is the next batch due */
-    int64_t sign_at;      /* mono: the store hears that we live, see server_sign_ms */
-    uint64_t delivered;   /* store.outbox_done that the writer knows, or will soon */
+    uint64_t batches;      /* begun so far */
+    struct job_list reads; /* of who left: they wait for a batch that begins behind them */
+    bool batch_filling;    /* and is not with the writer yet */
+    bool batch_under_way;  /* with the writer, or its users are still in flight */
+    int64_t sync_at;       /* mono: not before this is the next batch due */
+    int64_t sign_at;       /* mono: the store hears that we live, see server_sign_ms */
+    uint64_t delivered;    /* store.outbox_done that the writer knows, or will soon */
 
     /* The cluster. */
     struct job_list tells;       /* of the engine, in order */
@@ -21012,6 +21301,89 @@ static void hub_node_says(void *context, enum node_cause cause)
     log_line(&server->log, causes[cause].level, "cluster: %s", causes[cause].text);
 }
 
+/* A read of who left, for another node's copy. The hub's, but the reader's from job_queue_add until
+ * the job is back in the hub's inbox. */
+struct leavers_read {
+    struct job job;
+    uint64_t request, after; /* after so many batches */
+    struct seen_place place;
+    struct buffer users; /* as in a piece */
+    bool at_end, failed;
+};
+
+static void leavers_read_free(struct leavers_read *read)
+{
+    buffer_free(&read->users);
+    free(read);
+}
+
+/* [hub] The store was read. */
+static void hub_leavers_read(struct server *server, struct job *job)
+{
+    struct leavers_read *read = container_of(job, struct leavers_read, job);
+    lock_take(&server->table_lock, RANK_TABLE);
+    node_leavers_read(&server->node, read->request, &read->place, &read->users, read->at_end,
+                      read->failed);
+    lock_give(&server->table_lock, RANK_TABLE);
+    if (read->failed)
+        log_line(&server->log, LOG_ERROR,
+                 "cluster: the store cannot be read: another node is not told who left while it was"
+                 " away");
+    leavers_read_free(read);
+}
+
+/* [reader] One more user for a piece; false when it is full. */
+static bool reader_adds_leaver(void *context, struct span id, const struct user_record *user,
+                               const struct session_record *stay)
+{
+    struct leavers_read *read = context;
+    piece_leaver(&read->users, id, user, stay);
+    return read->users.len < PIECE_LEAVERS_BYTES;
+}
+
+/* [reader] Reads who left, as many as are a piece. */
+static void reader_read_leavers(struct server *server, struct job *job)
+{
+    ASSERT_THREAD(JOB);
+    struct leavers_read *read = container_of(job, struct leavers_read, job);
+    read->failed =
+        !store_leavers(server->store, &read->place, reader_adds_leaver, read, &read->at_end);
+    job->run = hub_leavers_read;
+    loop_submit(&server->hub.loop, job);
+}
+
+/* [hub] See struct node. Who has left is in the store once a batch is that begins from here on. */
+static void hub_node_reads_leavers(void *context, uint64_t request, const struct seen_place *place,
+                                   bool first)
+{
+    struct server *server = context;
+    struct hub *hub = &server->hub;
+    struct leavers_read *read = mem_new(sizeof *read);
+    read->request = request;
+    read->after = hub->batches;
+    read->place = *place;
+    read->job.run = reader_read_leavers;
+    bool writes =
+        presence_is_dirty(&server->presence) || hub->batch_filling || hub->batch_under_way;
+    if (first && writes) TAILQ_INSERT_TAIL(&hub->reads, &read->job, entry);
+    else job_queue_add(&hub->reader, &read->job);
+}
+
+/* [hub] A batch is in the store, or had nothing: reads that wait for it begin. When the server
+ * stops, nobody waits for what they find. */
+static void hub_batch_over(struct server *server)
+{
+    struct hub *hub = &server->hub;
+    for (struct job *job = TAILQ_FIRST(&hub->reads), *next; job; job = next) {
+        struct leavers_read *read = container_of(job, struct leavers_read, job);
+        next = TAILQ_NEXT(job, entry);
+        if (read->after >= hub->batches) continue;
+        TAILQ_REMOVE(&hub->reads, job, entry);
+        if (hub->stopping) leavers_read_free(read);
+        else job_queue_add(&hub->reader, job);
+    }
+}
+
 /* [hub] The engine's thread told something: that waits for its turn. */
 static void hub_engine_told(struct server *server, struct job *job)
 {
@@ -21373,16 +21745,20 @@ static bool hub_cluster_tick(struct server *server, struct instant now, size_t m
 static void server_begin_node(struct server *server)
 {
     struct node *node = &server->node;
+    const struct options *o = &server->options;
     const char *name = server->engine.name;
-    *node = (struct node){.ask = hub_node_asks,
-                          .tell = hub_node_says,
-                          .wanted_of = hub_node_wanted,
-                          .answered = hub_node_answered,
-                          .random = hub_node_random,
-                          .context = server,
-                          .patient = server->store->was_position_epoch != 0,
-                          .hooks = webhook_wanted(&server->webhook),
-                          .since = server->store->was_alive};
+    *node =
+        (struct node){.ask = hub_node_asks,
+                      .tell = hub_node_says,
+                      .wanted_of = hub_node_wanted,
+                      .answered = hub_node_answered,
+                      .random = hub_node_random,
+                      .read_leavers = hub_node_reads_leavers,
+                      .context = server,
+                      .patient = server->store->was_position_epoch != 0,
+                      .hooks = webhook_wanted(&server->webhook),
+                      .since = server->store->was_known,
+                      .margin = o->threshold + SEEN_FLUSH_MS + o->ping_interval + o->pong_timeout};
     snprintf(node->name, sizeof node->name, "%s", name);
     node_init(node, table_time(server, server->started), &server->presence, server->store->node);
     server->epoch = node->epoch;
@@ -21559,7 +21935,8 @@ static void hub_batch_done(struct server *server, struct job *job)
         lock_give(&server->table_lock, RANK_TABLE);
     }
     hub->batch_under_way = !done;
-    if (!done) loop_submit(&hub->loop, job);
+    if (done) hub_batch_over(server);
+    else loop_submit(&hub->loop, job);
 }
 
 /* How often the store hears that the server lives, while somebody is online: often enough for the
@@ -21586,6 +21963,21 @@ static bool hub_fill_batch(struct server *server, struct instant now)
     return done;
 }
 
+/* [hub] Begins a batch: with whom another node knows to have left, and up to where it will have the
+ * cluster's log, all of whose changes until now are in the table. */
+static void hub_begin_batch(struct server *server)
+{
+    struct hub *hub = &server->hub;
+    struct node *node = &server->node;
+    hub->batches++;
+    if (!server->clustered) return;
+    store_batch_move(&server->presence.ended, &node->leavers); /* they know better than we did */
+    if (node->state != NODE_SETTLED) return;
+    hub->batch.position_epoch = node->epoch;
+    hub->batch.position_number = server->presence.sequence;
+    hub->batch.known = node->since;
+}
+
 /* [hub] Hands the writer what the store must hear, at most one batch a sync interval and one at a
  * time; from time to time one with nothing but the moment, which every commit writes. Users in
  * flight stay in the table until it is written. */
@@ -21603,14 +21995,19 @@ static void hub_sync(struct server *server, struct instant now)
      * makes batches larger, not more. */
     if (hub->batch_under_way) return;
     if (!hub->batch_filling) {
-        if (!presence_is_dirty(p) && !sign) return;
-        if (now.mono < hub->sync_at && !hub->quitting) return;
+        bool left = server->node.leavers.ops.len; /* another node waits until these are taken */
+        if (!presence_is_dirty(p) && !sign && !left) return;
+        if (now.mono < hub->sync_at && !hub->quitting && !left) return;
         hub->sync_at = now.mono + server->options.sync_interval;
+        hub_begin_batch(server);
     }
     hub->batch_filling = !hub_fill_batch(server, now);
     if (hub->batch_filling) return;
     hub->batch.last = hub->quitting; /* one commit less, where each may take seconds */
-    if (!hub->batch.ops.len && !sign) return;
+    if (!hub->batch.ops.len && !sign) {
+        hub_batch_over(server);
+        return;
+    }
     hub->sign_at = now.mono + server_sign_ms(&server->options);
     hub->batch_under_way = true;
     store_submit(server->store, &hub->batch);
@@ -21883,6 +22280,7 @@ static bool hub_init(struct server *server, struct instant now)
     TAILQ_INIT(&hub->held);
     TAILQ_INIT(&hub->late);
     TAILQ_INIT(&hub->tells);
+    TAILQ_INIT(&hub->reads);
     TAILQ_INIT(&hub->waits);
     TAILQ_INIT(&hub->greeted);
     hub->stop_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -21909,6 +22307,10 @@ static void hub_free(struct server *server)
     for (struct job *job; (job = TAILQ_FIRST(&hub->tells));) {
         TAILQ_REMOVE(&hub->tells, job, entry);
         engine_tell_free(container_of(job, struct engine_tell, job));
+    }
+    for (struct job *job; (job = TAILQ_FIRST(&hub->reads));) {
+        TAILQ_REMOVE(&hub->reads, job, entry);
+        leavers_read_free(container_of(job, struct leavers_read, job));
     }
     job_queue_stop(&hub->broadcast.queue);
     for (int i = 0; i < HUB_AGENTS; i++) hub_drop_agent(hub->agents[i]);

@@ -334,6 +334,9 @@ static void reply_fitting(uint64_t *seed, struct buffer *out, enum engine_call_k
                                            "-NOSCRIPT x\r\n", "-OOM x\r\n"};
     switch (kind) {
     case CALL_APPEND: buffer_text(out, appended[below64(seed, COUNT_OF(appended))]); return;
+    case CALL_GONE:
+        buffer_text(out, below64(seed, 2) ? "*0\r\n" : "*1\r\n*2\r\n$3\r\n1-1\r\n*0\r\n");
+        return;
     case CALL_PIECE: buffer_text(out, below64(seed, 4) ? "$3\r\n1-1\r\n" : "-OOM x\r\n"); return;
     case CALL_RENEW: buffer_text(out, below64(seed, 4) ? "$1\r\n7\r\n" : "-NOSCRIPT x\r\n"); return;
     case CALL_TIME: buffer_text(out, "*2\r\n$10\r\n1764000000\r\n$6\r\n123456\r\n"); return;
@@ -406,10 +409,10 @@ static void engine_answers_of_any_kind(void **state)
             if (below64(&seed, 8)) reply_fitting(&seed, &bytes, kind);
             else reply_random(&seed, &bytes, 0);
             struct engine_ask ask = {.kind = ENGINE_APPEND, .incarnation = 1, .n = 1 + (unsigned)i};
-            if (kind == CALL_APPEND || kind == CALL_PIECE) {
+            if (kind == CALL_APPEND || kind == CALL_PIECE || kind == CALL_GONE) {
                 struct engine_ask *sent = mem_new(sizeof *sent);
                 *sent = ask;
-                TAILQ_INSERT_TAIL(kind == CALL_PIECE ? &engine->pieces : &engine->appends,
+                TAILQ_INSERT_TAIL(kind == CALL_APPEND ? &engine->appends : &engine->pieces,
                                   &sent->job, entry);
                 engine_say(line, kind, "X", NULL)->ask = kind == CALL_APPEND ? sent : NULL;
                 engine->unanswered += kind == CALL_APPEND;
@@ -660,11 +663,20 @@ static void engine_carries(void **state)
     assert_string_equal(hub_side.pieces.at, "0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,");
     must(!strcmp(real_say("EXISTS {p}:snapshot:0000000000000005"), ":1\r\n"));
     must(strcmp(real_say("TTL {p}:snapshot:0000000000000005"), ":-1\r\n"));
+    /* The next but one waits until it is gone. */
+    assert_int_equal(hub_side.count[ENGINE_PUT], 20);
+    engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_PIECE, .request = 9, .gone = 5});
+    engine_side_append(&side, 7, 520, 0);
+    hub_side_until(&side, ENGINE_APPENDED, hub_side.count[ENGINE_APPENDED] + 1);
+    must(!strcmp(real_say("EXISTS {p}:snapshot:0000000000000009"), ":0\r\n"));
+    assert_int_equal(hub_side.count[ENGINE_PUT], 20);
     engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_PIECES});
     for (int i = 0; i < 1000 && strcmp(real_say("EXISTS {p}:snapshot:0000000000000005"), ":0\r\n");
          i++)
         loop_run_jobs(&side.hub, NULL);
     must(!strcmp(real_say("EXISTS {p}:snapshot:0000000000000005"), ":0\r\n"));
+    hub_side_until(&side, ENGINE_PUT, 21);
+    must(!strcmp(real_say("XLEN {p}:snapshot:0000000000000009"), ":1\r\n"));
     assert_int_equal(hub_side.count[ENGINE_DOWN], 0);
     /* It comes back empty: an append says so, and so does a new epoch in place of one that is not
      * there. */
@@ -709,11 +721,16 @@ static void engine_waits_to_be_heard(void **state)
     }
     engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_FOLLOW, .after = hub_side.read});
     engine_side_append(&side, 71, 2, 0);
-    /* A piece is sent behind both: once it is there, they were looked at. */
-    engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_PIECE, .request = 6});
+    /* Nor does a piece go into what may be another engine by now. A snapshot that is read no more is
+     * removed behind all of these: once it is gone, they were looked at. */
+    real_say("XADD {p}:snapshot:0000000000000006 * d x");
+    engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_PIECE, .request = 7});
+    engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_PIECES, .request = 6});
+    engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_PIECES});
     for (int64_t end = clock_mono_ms() + 20000;
-         strcmp(real_say("EXISTS {p}:snapshot:0000000000000006"), ":1\r\n");)
-        if (clock_mono_ms() > end) fail_msg("no piece");
+         strcmp(real_say("EXISTS {p}:snapshot:0000000000000006"), ":0\r\n");)
+        if (clock_mono_ms() > end) fail_msg("it is not removed");
+    assert_string_equal(real_say("EXISTS {p}:snapshot:0000000000000007"), ":0\r\n");
     assert_string_equal(real_say("XLEN {p}:log"), ":1\r\n");
     hub_side.deaf = false;
     while ((job = TAILQ_FIRST(&hub_side.waiting))) {
