@@ -18107,7 +18107,7 @@ static void node_take_answer(struct node *node, struct span text)
     struct span json = take_bytes(&in, 2, text.len);
     if (!good || in.bad || !json_parse(json, JSON_DEPTH_MAX, &list) || list.kind != JSON_ARRAY)
         return;
-    if (node->answered) node->answered(node->context, question, from, json);
+    if (node->answered) node->answered(node->context, question, from, list.raw);
 }
 
 /* Somebody wants a copy: the living node with the lowest id that has a whole table gives it. */
@@ -21009,7 +21009,7 @@ static void hub_greet(struct server *server, struct connection *c, struct instan
                       struct span id)
 {
     struct hub *hub = &server->hub;
-    bool waits = server->clustered && !node_alone(&server->node);
+    bool waits = server->clustered;
     if (waits) connection_flush(server, c, now); /* the 101 does not wait */
     if (c->session.state != CONNECTION_OPEN) return;
     hub_reply_hello(server, c, id);
@@ -21551,14 +21551,15 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
     return true;
 }
 
-/* [hub] True if what somebody waits for has come back in the log, or need not be waited for. */
+/* [hub] True if what somebody waits for has come back in the log, or need not be waited for: while we
+ * are alone, if it is in the table that is shown. */
 static bool hub_came_back(struct server *server, uint64_t n, struct span id)
 {
     const struct node *node = &server->node;
-    if (node_alone(node)) return true;
-    if (n) return node->replica.incarnations[INCARNATION_SELF]->n >= n;
+    bool alone = node_alone(node);
+    if (n) return alone || node->replica.incarnations[INCARNATION_SELF]->n >= n;
     const struct user *user = presence_find(server_own(server), id);
-    return !user || user->dirty < DIRTY_STATE;
+    return !user || user->dirty < DIRTY_STATE || (alone && user->dirty != DIRTY_STATE);
 }
 
 /* [hub] Answers workers whose change has come back, or who have waited long enough. */
