@@ -16062,7 +16062,7 @@ static enum entry_read entry_read(struct taker *in, struct entry *e)
  *   - What an evicted incarnation said is cached, until its user comes back anywhere, or a node
  *     says that the time is over.
  *   - What is set by hand is the user's; the last one in the log counts.
- *   - One incarnation posts to the webhook: of those that can and have a whole table the one whose
+ *   - One incarnation posts to the webhook: of those that can and had a whole table the one whose
  *     outbox reaches back to what was delivered; of several the one with the lowest node id. It
  *     goes on for as long as it can, also when a lower one comes: each change of hands may have a second
  *     of changes posted twice. */
@@ -16459,9 +16459,12 @@ static void replica_ended(struct replica *r, struct instant now, const struct re
     replica_merge(r, now, user, 0, record->reason, NULL);
 }
 
+/* True if an incarnation can post, of an epoch that is settled. Whether its table is whole does not
+ * matter: one that is still to show the epoch's posts when it does, and its beats of before would
+ * take from it what it may have begun. */
 static bool incarnation_posts(const struct incarnation *inc)
 {
-    return inc->n && !inc->evicted && inc->whole && inc->hooks && inc->kept != UINT64_MAX;
+    return inc->n && !inc->evicted && inc->hooks && inc->kept != UINT64_MAX;
 }
 
 /* Chooses who posts to the webhook, if nobody does, or who did cannot any more. If no outbox
