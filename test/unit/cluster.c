@@ -1605,10 +1605,9 @@ static void patient_node_waits_for_others(void **unused)
     calm_end();
 }
 
-/* What two nodes have stored of a user is the same: the record, and the stay that began last; but
- * of who is online, of whom last_seen moves, and who may have left and come back in a gap. A node
- * that starts so late that its users end before it has joined may know no better than that; and it
- * alone has heard from somebody who came to it behind a kick of which it had not read. */
+/* What two nodes have stored of a user is the same: whether they are online, and if not, the stay
+ * that began last. Who left and came back in a gap may have a stay less there; and a node alone has
+ * heard from who came to it just before it was killed, or behind a kick of which it had not read. */
 static void calm_stored(int a, int b, int user)
 {
     const struct rig_stored *x = &calm.nodes[a].stored[user], *y = &calm.nodes[b].stored[user];
@@ -1618,11 +1617,8 @@ static void calm_stored(int a, int b, int user)
     for (int i = 0; last && i < y->stay_count; i++)
         if (y->stays[i].from == last->from) other = &y->stays[i];
     bool same = x->known == y->known && x->user.open == y->user.open;
-    bool guess = x->user.reason == REASON_RESTART || y->user.reason == REASON_RESTART;
-    bool kicked = x->user.reason == REASON_KICKED && y->user.reason == REASON_KICKED;
     if (same && !x->user.open) {
-        same = (kicked || x->user.last_seen == y->user.last_seen) && !last == !other;
-        if (x->user.reason != y->user.reason && !guess) same = false;
+        same = !last == !other && (last || x->user.last_seen == y->user.last_seen);
         if (last && other && (last->to != other->to || last->reason != other->reason)) same = false;
     }
     if (same) return;
