@@ -386,6 +386,25 @@ static void rig_put_pieces(struct rig *rig, struct rig_node *n)
     }
 }
 
+static void rig_tell_up(struct rig *rig, struct rig_node *n)
+{
+    rig_drop_out(n);
+    struct engine_tell *tell = rig_tell(n, ENGINE_UP);
+    bool there = !n->at.ms, older = false;
+    for (size_t i = 0; i < rig->log_count; i++) {
+        struct stream_id id = rig->log[i].id;
+        there |= id.ms == n->at.ms && id.sequence == n->at.sequence;
+        older |= id_before(id, n->at);
+    }
+    tell->epoch = rig->epoch;
+    tell->same_run = rig->began == rig->run;
+    tell->last_read = there ? LAST_READ_THERE : older ? LAST_READ_LOST : LAST_READ_TRIMMED;
+    if (rig->log_count) tell->last = rig->log[rig->log_count - 1].id;
+    n->follows = false;
+    n->sent = 0;
+    n->down = false;
+}
+
 /* The node's thread takes what the node asks. */
 static void rig_take_asks(struct rig *rig, struct rig_node *n)
 {
@@ -403,7 +422,8 @@ static void rig_take_asks(struct rig *rig, struct rig_node *n)
                 rig_renew(rig, ask->next);
                 rig->renewed++;
             }
-            rig_tell(n, ENGINE_EPOCH)->epoch = rig->epoch;
+            if (rig->epoch) rig_tell(n, ENGINE_EPOCH)->epoch = rig->epoch;
+            else rig_tell_up(rig, n); /* no answer to that: the connection is made anew */
             n->follows = false;
             break;
         case ENGINE_FOLLOW:
@@ -471,25 +491,6 @@ static void rig_carry(struct rig *rig, struct rig_node *n)
         buffer_add(&tell->text, piece->text.at, piece->text.len);
         break;
     }
-}
-
-static void rig_tell_up(struct rig *rig, struct rig_node *n)
-{
-    rig_drop_out(n);
-    struct engine_tell *tell = rig_tell(n, ENGINE_UP);
-    bool there = !n->at.ms, older = false;
-    for (size_t i = 0; i < rig->log_count; i++) {
-        struct stream_id id = rig->log[i].id;
-        there |= id.ms == n->at.ms && id.sequence == n->at.sequence;
-        older |= id_before(id, n->at);
-    }
-    tell->epoch = rig->epoch;
-    tell->same_run = rig->began == rig->run;
-    tell->last_read = there ? LAST_READ_THERE : older ? LAST_READ_LOST : LAST_READ_TRIMMED;
-    if (rig->log_count) tell->last = rig->log[rig->log_count - 1].id;
-    n->follows = false;
-    n->sent = 0;
-    n->down = false;
 }
 
 static void rig_drop_tells(struct rig_node *n)
