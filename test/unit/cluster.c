@@ -390,6 +390,25 @@ static void rig_put_pieces(struct rig *rig, struct rig_node *n)
     }
 }
 
+static void rig_tell_up(struct rig *rig, struct rig_node *n)
+{
+    rig_drop_out(n);
+    struct engine_tell *tell = rig_tell(n, ENGINE_UP);
+    bool there = !n->at.ms, older = false;
+    for (size_t i = 0; i < rig->log_count; i++) {
+        struct stream_id id = rig->log[i].id;
+        there |= id.ms == n->at.ms && id.sequence == n->at.sequence;
+        older |= id_before(id, n->at);
+    }
+    tell->epoch = rig->epoch;
+    tell->same_run = rig->began == rig->run;
+    tell->last_read = there ? LAST_READ_THERE : older ? LAST_READ_LOST : LAST_READ_TRIMMED;
+    if (rig->log_count) tell->last = rig->log[rig->log_count - 1].id;
+    n->follows = false;
+    n->sent = 0;
+    n->down = false;
+}
+
 /* The node's thread takes what the node asks. */
 static void rig_take_asks(struct rig *rig, struct rig_node *n)
 {
@@ -407,7 +426,8 @@ static void rig_take_asks(struct rig *rig, struct rig_node *n)
                 rig_renew(rig, ask->next);
                 rig->renewed++;
             }
-            rig_tell(n, ENGINE_EPOCH)->epoch = rig->epoch;
+            if (rig->epoch) rig_tell(n, ENGINE_EPOCH)->epoch = rig->epoch;
+            else rig_tell_up(rig, n); /* no answer to that: the connection is made anew */
             n->follows = false;
             break;
         case ENGINE_FOLLOW:
@@ -475,25 +495,6 @@ static void rig_carry(struct rig *rig, struct rig_node *n)
         buffer_add(&tell->text, piece->text.at, piece->text.len);
         break;
     }
-}
-
-static void rig_tell_up(struct rig *rig, struct rig_node *n)
-{
-    rig_drop_out(n);
-    struct engine_tell *tell = rig_tell(n, ENGINE_UP);
-    bool there = !n->at.ms, older = false;
-    for (size_t i = 0; i < rig->log_count; i++) {
-        struct stream_id id = rig->log[i].id;
-        there |= id.ms == n->at.ms && id.sequence == n->at.sequence;
-        older |= id_before(id, n->at);
-    }
-    tell->epoch = rig->epoch;
-    tell->same_run = rig->began == rig->run;
-    tell->last_read = there ? LAST_READ_THERE : older ? LAST_READ_LOST : LAST_READ_TRIMMED;
-    if (rig->log_count) tell->last = rig->log[rig->log_count - 1].id;
-    n->follows = false;
-    n->sent = 0;
-    n->down = false;
 }
 
 static void rig_drop_tells(struct rig_node *n)
@@ -1614,10 +1615,9 @@ static void patient_node_waits_for_others(void **unused)
     calm_end();
 }
 
-/* What two nodes have stored of a user is the same: the record, and the stay that began last; but
- * of who is online, of whom last_seen moves, and who may have left and come back in a gap. A node
- * that starts so late that its users end before it has joined may know no better than that; and it
- * alone has heard from somebody who came to it behind a kick of which it had not read. */
+/* What two nodes have stored of a user is the same: whether they are online, and if not, the stay
+ * that began last. Who left and came back in a gap may have a stay less there; and a node alone has
+ * heard from who came to it just before it was killed, or behind a kick of which it had not read. */
 static void calm_stored(int a, int b, int user)
 {
     const struct rig_stored *x = &calm.nodes[a].stored[user], *y = &calm.nodes[b].stored[user];
@@ -1627,11 +1627,8 @@ static void calm_stored(int a, int b, int user)
     for (int i = 0; last && i < y->stay_count; i++)
         if (y->stays[i].from == last->from) other = &y->stays[i];
     bool same = x->known == y->known && x->user.open == y->user.open;
-    bool guess = x->user.reason == REASON_RESTART || y->user.reason == REASON_RESTART;
-    bool kicked = x->user.reason == REASON_KICKED && y->user.reason == REASON_KICKED;
     if (same && !x->user.open) {
-        same = (kicked || x->user.last_seen == y->user.last_seen) && !last == !other;
-        if (x->user.reason != y->user.reason && !guess) same = false;
+        same = !last == !other && (last || x->user.last_seen == y->user.last_seen);
         if (last && other && (last->to != other->to || last->reason != other->reason)) same = false;
     }
     if (same) return;

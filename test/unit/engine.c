@@ -666,7 +666,8 @@ static void engine_carries(void **state)
     /* The next but one waits until it is gone. */
     assert_int_equal(hub_side.count[ENGINE_PUT], 20);
     engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_PIECE, .request = 9, .gone = 5});
-    engine_side_append(&side, 7, 520, 0);
+    real_say("HSET {p}:meta 0000000000000abc 520");
+    engine_side_append(&side, 7, 521, 0);
     hub_side_until(&side, ENGINE_APPENDED, hub_side.count[ENGINE_APPENDED] + 1);
     must(!strcmp(real_say("EXISTS {p}:snapshot:0000000000000009"), ":0\r\n"));
     assert_int_equal(hub_side.count[ENGINE_PUT], 20);
