@@ -16899,6 +16899,7 @@ struct node {
     bool chunk_over;            /* it is read: the next one is to be */
     int64_t since;              /* wall: who left before is in the store, or in `leavers` */
     int64_t heard;              /* wall: the entry that was applied last */
+    int64_t knew;               /* wall: when we last had a whole table */
     bool gap;                   /* who left after `since` is not known: it stays where it is */
     struct store_batch leavers; /* for the hub, which empties it */
     struct store_batch behind;  /* the same of whom we show: behind the installation */
@@ -17149,7 +17150,7 @@ static void node_hello(struct node *node, struct instant now, int64_t mono)
                            .name = span_of(node->name),
                            .whole = node_is_whole(node),
                            .hooks = node->hooks,
-                           .since = node->since};
+                           .since = node->knew};
     node_say(node, now, &hello);
     node->said_hello = true;
     node->beat_at = mono;
@@ -17302,6 +17303,7 @@ static void node_leave_log(struct node *node, int64_t mono)
         node->aging = true;
         node->walk_len = 0;
         node->alone_since = mono;
+        node->knew = node->heard;
         node->epoch = node->random(node->context);
         node->shown->sequence = 0;
     } else {
@@ -21762,6 +21764,7 @@ static void server_begin_node(struct server *server)
                       .patient = server->store->was_position_epoch != 0,
                       .hooks = webhook_wanted(&server->webhook),
                       .since = server->store->was_known,
+                      .knew = server->store->was_alive,
                       .margin = o->threshold + SEEN_FLUSH_MS + o->ping_interval + o->pong_timeout};
     snprintf(node->name, sizeof node->name, "%s", name);
     node_init(node, table_time(server, server->started), &server->presence, server->store->node);

@@ -192,7 +192,11 @@ static void hook_run(uint64_t seed, bool faults)
     static struct rig rig;
     memset(&hooks, 0, sizeof hooks);
     rig_also = hook_also;
-    rig_run(&rig, seed, faults ? 6000 : 0);
+    rig_begin(&rig, seed);
+    for (int step = 0; faults && step < RIG_STEPS; step++) rig_step(&rig, true);
+    rig_quiet(&rig);
+    rig_compare(&rig);
+    rig_false_leaves(&rig);
     if (!faults) { /* everybody is settled: users come and go */
         for (int step = 0; step < 3000; step++) {
             rig_act(&rig.nodes[step % RIG_NODES]);
