@@ -133,15 +133,17 @@
  *                      nothing else
  *   reader             reads LMDB for the hub: users who are followed and not in the table
  *   writer             the only one to write LMDB
- *   webhook            (--webhook-url) reads the outbox in the store and posts it
+ *   webhook            (--webhook-url) reads the outbox in the store and posts it; in a cluster one
+ *                      of the nodes', as the hub says
  *   engine             (--cluster) carries entries and answers between the hub and the engine
  *   resolver           (--webhook-url, --cluster) finds a host by its name; at most one for each
  * One owner a datum; hand-over is a job in the new owner's inbox or queue (Event
  * loop); struct connection says who has a connection when. Shared is only: the
  * presence table, written by the hub under table_lock and read by workers under it for
  * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
- * who uses them; what is counted by address, the admin's sessions, the webhook's secret and last
- * error, each under its lock; counters and totals, atomic; options, constant.
+ * who uses them; what is counted by address, the admin's sessions, the webhook's secret, last
+ * error and how far it came in a cluster, each under its lock; counters and totals, atomic;
+ * options, constant.
  *
  * Comments of functions in the sections that know threads begin with who may call: [hub], [worker]
  * and so on; [any]; [owner]: who has the connection; behind a semicolon the lock that is held.
@@ -165,7 +167,8 @@
  *     malloc's NULL leads to mem_die. A client's work is cut into turns, so others do not wait.
  *   - A heartbeat allocates nothing.
  *   - A webhook is told of every change that was committed, in order, at least once, unless it was
- *     tried in vain for too long or too many wait; those are counted.
+ *     tried in vain for too long or too many wait, or happened at a node that was alone; those are
+ *     counted.
  *   - A watcher has every change of its targets behind the snapshot, or the latest state; what
  *     waits for a slow one does not grow with changes.
  *   - A change is numbered in the table, made text once, and sent to every stream in order, exactly
@@ -493,6 +496,29 @@ static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
 {
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
 }
+
+/* What a node of a cluster counts beside these; it is in both answers only where there is one. The
+ * hub counts, workers read under the table's lock, under which a node does all it does. */
+#define CLUSTER_COUNTER_TABLE(X)                                                                   \
+    X(entries_written, "cluster_entries_written_total", "entries written into the log")            \
+    X(bytes_written, "cluster_bytes_written_total", "bytes of them")                               \
+    X(entries_read, "cluster_entries_read_total", "entries read from the log, its own among them") \
+    X(bytes_read, "cluster_bytes_read_total", "bytes of them")                                     \
+    X(epochs, "cluster_epochs_total", "epochs into which it stated all its users again")           \
+    X(joins, "cluster_joins_total", "copies of the table that it asked for")                       \
+    X(snapshots_taken, "cluster_snapshots_taken_total", "copies of the table that it took over")   \
+    X(snapshots_given, "cluster_snapshots_given_total", "copies that it wrote for other nodes")    \
+    X(evictions, "cluster_evictions_total", "nodes that it had evicted, as they were silent")      \
+    X(evicted, "cluster_evicted_total", "times that the others took it for dead")                  \
+    X(differences, "cluster_differences_total", "checksums of other nodes' tables that differed")  \
+    X(alone_seconds, "cluster_alone_seconds_total", "seconds alone, or joining")
+
+/* One field a row. */
+struct cluster_counts {
+#define X(field, metric, help) uint64_t field;
+    CLUSTER_COUNTER_TABLE(X)
+#undef X
+};
 
 /* ==== 3. Util ===================================================================================
  * What every section may use: failing, memory, growing buffers, clocks, random numbers, text of
@@ -1519,6 +1545,41 @@ static bool digits_take(const char **at, int64_t *out)
     for (; digit_is(**at) && *at - start < 18; ++*at) n = n * 10 + (**at - '0');
     *out = n;
     return *at > start && !digit_is(**at);
+}
+
+enum { POSITION_TEXT = 32 }; /* 8 hexadecimal digits, a dash, 20 decimal ones, and the NUL fit */
+
+/* A place in the order of transitions: which run of the server (random), and which of its
+ * transitions. A client that comes back with one of another run is told to begin again, as what
+ * happened in between is not known. */
+struct position {
+    uint32_t epoch;
+    uint64_t sequence;
+};
+
+static const char *position_text(struct position position, char out[POSITION_TEXT])
+{
+    snprintf(out, POSITION_TEXT, "%08" PRIx32 "-%" PRIu64, position.epoch, position.sequence);
+    return out;
+}
+
+/* Reads what position_text wrote; false, with *out undefined, if it is anything else. It comes from
+ * clients (Last-Event-ID): only the one spelling counts. */
+static bool position_parse(struct span text, struct position *out)
+{
+    enum { EPOCH_DIGITS = 8 };
+    char again[POSITION_TEXT];
+    *out = (struct position){0};
+    if (text.len < EPOCH_DIGITS + 2 || text.len >= POSITION_TEXT) return false;
+    for (size_t i = 0; i < text.len; i++) {
+        int digit = hex_value(text.at[i]);
+        if (i == EPOCH_DIGITS) continue;
+        if (digit < 0) return false;
+        if (i < EPOCH_DIGITS) out->epoch = out->epoch << 4 | (uint32_t)digit;
+        else out->sequence = out->sequence * 10 + (uint64_t)digit;
+    }
+    position_text(*out, again); /* leading zeros, overflow, too many digits: not the same again */
+    return strlen(again) == text.len && !memcmp(again, text.at, text.len);
 }
 
 /* ==== 6. Hosts and addresses ====================================================================
@@ -4500,6 +4561,22 @@ static bool store_read_change(MDB_val key, MDB_val value, struct stored_change *
     return change->text.len > 0;
 }
 
+/* The position of a change, which its text begins with, as event_write makes it; all zero if that
+ * says none. It is read from there, and not stored beside it: so the record is the same as
+ * without a cluster, and an outbox that an older program left has positions too. */
+static struct position change_position(struct span text)
+{
+    static const char before[] = "{\"position\":\"";
+    enum { BEFORE = sizeof before - 1 };
+    struct position position = {0};
+    if (text.len < BEFORE || memcmp(text.at, before, BEFORE)) return position;
+    struct span rest = {text.at + BEFORE, text.len - BEFORE};
+    const char *end = memchr(rest.at, '"', rest.len);
+    if (!end || !position_parse((struct span){rest.at, (size_t)(end - rest.at)}, &position))
+        position = (struct position){0};
+    return position;
+}
+
 /* A place in the order of `seen`: that of a user who is not online. */
 struct seen_place {
     int64_t last_seen; /* wall ms */
@@ -5442,7 +5519,8 @@ struct outbox_batch {
     uint64_t last; /* the number of its last change */
     int64_t tried; /* what outbox_clock showed when that was written */
     size_t count;
-    struct buffer text; /* the changes, with commas between; its owner frees it */
+    struct position from, to; /* of its first and last change */
+    struct buffer text;       /* the changes, with commas between; its owner frees it */
 };
 
 /* [webhook] Copies the first batch that is not done with into an empty one: 1, or 0 if there is
@@ -5465,6 +5543,8 @@ static int store_outbox_next(struct store *st, struct outbox_batch *out)
         for (; !rc; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
             if (!store_read_change(key, value, &change)) rc = MDB_CORRUPTED;
             if (rc || change.number >= closed || (out->count && change.first)) break;
+            out->to = change_position(change.text);
+            if (!out->count) out->from = out->to;
             if (out->count++) buffer_text(&out->text, ",");
             buffer_add(&out->text, change.text.at, change.text.len);
             out->last = change.number;
@@ -5474,6 +5554,35 @@ static int store_outbox_next(struct store *st, struct outbox_batch *out)
     }
     if (!store_finish_read(st, txn, rc)) return -1;
     return out->count ? 1 : 0;
+}
+
+/* [webhook] Finds the last change that the receiver has by what the cluster says: of this epoch, up
+ * to this number, or before such a one. *through becomes its number in the outbox, or stays as it
+ * is. False if the read failed. Positions only grow, but for an epoch that begins; so the walk ends
+ * at the first that is too new, and has seen no more than what is behind it and will be removed. */
+static bool store_outbox_pass(struct store *st, struct position delivered, uint64_t *through)
+{
+    uint8_t bytes[8];
+    MDB_cursor *cursor;
+    MDB_val key = {sizeof bytes, bytes}, value;
+    MDB_txn *txn = store_begin_read(st);
+    if (!txn) return false;
+    put_be64(bytes, atomic_load(&st->outbox_done) + 1);
+    int rc = mdb_cursor_open(txn, st->outbox, &cursor);
+    if (!rc) {
+        struct stored_change change;
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_SET_RANGE);
+        for (; !rc; rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT)) {
+            if (!store_read_change(key, value, &change)) rc = MDB_CORRUPTED;
+            if (rc) break;
+            struct position at = change_position(change.text);
+            if (at.epoch != delivered.epoch) continue;
+            if (at.sequence > delivered.sequence) break;
+            *through = change.number;
+        }
+        mdb_cursor_close(cursor);
+    }
+    return store_finish_read(st, txn, rc);
 }
 
 /* Closes the last batch; no transaction is under way, st->lock is held. */
@@ -5677,7 +5786,8 @@ struct store_op {
         STORE_MANUAL,
         STORE_CHANGE,
         STORE_DELIVERED,
-        STORE_LEAVER /* its text is a struct session_record, or empty */
+        STORE_FORGET, /* changes of other epochs are given up */
+        STORE_LEAVER  /* its text is a struct session_record, or empty */
     } kind;
     uint8_t id_len;
     bool shared; /* a session: the cluster's, see store_batch_session */
@@ -5686,7 +5796,11 @@ struct store_op {
         struct user_record user;
         struct session_record session;
         struct sample sample;
-        int64_t at;       /* of a change, wall ms */
+        struct {
+            int64_t at; /* wall ms */
+            bool apart; /* a batch of its own */
+        } change;
+        uint32_t epoch;   /* of the changes that are not forgotten */
         uint64_t through; /* of what was delivered: the last number */
         struct manual_head manual;
     } as;
@@ -5734,11 +5848,14 @@ static void store_batch_sample(struct store_batch *b, const struct sample *sampl
     b->samples++;
 }
 
-/* Adds a change for the outbox, behind those that are there: a JSON object. */
-static void store_batch_change(struct store_batch *b, int64_t at, struct span text)
+/* Adds a change for the outbox, behind those that are there: a JSON object. One apart is delivered
+ * with no other. */
+static void store_batch_change(struct store_batch *b, int64_t at, struct span text, bool apart)
 {
     assert(text.len && text.len <= STORE_CHANGE_MAX - STORE_CHANGE_BYTES);
-    struct store_op op = {.kind = STORE_CHANGE, .text_len = (uint16_t)text.len, .as.at = at};
+    struct store_op op = {.kind = STORE_CHANGE, .text_len = (uint16_t)text.len};
+    op.as.change.at = at;
+    op.as.change.apart = apart;
     buffer_add(&b->ops, &op, sizeof op);
     buffer_add(&b->ops, text.at, text.len);
     b->changes++;
@@ -5749,6 +5866,13 @@ static void store_batch_change(struct store_batch *b, int64_t at, struct span te
 static void store_batch_delivered(struct store_batch *b, uint64_t through)
 {
     struct store_op op = {.kind = STORE_DELIVERED, .as.through = through};
+    buffer_add(&b->ops, &op, sizeof op);
+}
+
+/* Adds that the outbox's changes of other epochs than this are given up, and counted. */
+static void store_batch_forget(struct store_batch *b, uint32_t epoch)
+{
+    struct store_op op = {.kind = STORE_FORGET, .as.epoch = epoch};
     buffer_add(&b->ops, &op, sizeof op);
 }
 
@@ -6023,17 +6147,19 @@ static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample 
 }
 
 /* Puts a change at the end of the outbox: in the last batch or, if that is full, STORE_BATCH_MS
- * old, closed or of a time that is still to come, in a new one. MDB_APPEND, as numbers only grow.
- */
-static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct span text)
+ * old, closed or of a time that is still to come, in a new one; or in one of its own. MDB_APPEND,
+ * as numbers only grow. */
+static int store_put_change(struct store *st, MDB_txn *txn, int64_t at, struct span text,
+                            bool alone)
 {
     struct outbox_end *end = &st->outbox_now;
     uint8_t number[8], bytes[STORE_CHANGE_MAX];
     /* UTC may have been put back: what seems to come before the batch began is not added to it. */
     bool apart = at < end->since || at - end->since >= STORE_BATCH_MS;
-    bool first = !end->count || end->count >= st->options.outbox_batch_max || apart;
+    bool first = !end->count || end->count >= st->options.outbox_batch_max || apart || alone;
     if (first) end->since = at;
     end->count = first ? 1 : end->count + 1;
+    if (alone) end->count = 0; /* the next one begins another */
     put_be64(number, end->next++);
     struct stored_change change = {.first = first, .at = at, .tried = st->outbox_tried};
     store_encode_change(&change, bytes);
@@ -6055,6 +6181,31 @@ static int store_remove_changes(struct store *st, MDB_txn *txn, uint64_t through
         if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     }
     mdb_cursor_close(cursor);
+    return rc == MDB_NOTFOUND ? 0 : rc;
+}
+
+/* Gives up the changes of other epochs than this: what is not done with, or under delivery, counts
+ * as given up. */
+static int store_forget_changes(struct store *st, MDB_txn *txn, uint32_t epoch)
+{
+    uint64_t done = atomic_load(&st->outbox_done);
+    uint64_t keep = st->outbox_keep == UINT64_MAX ? done : st->outbox_keep;
+    MDB_cursor *cursor;
+    MDB_val key, value;
+    struct stored_change change;
+    int rc = mdb_cursor_open(txn, st->outbox, &cursor);
+    if (rc) return rc;
+    for (rc = mdb_cursor_get(cursor, &key, &value, MDB_FIRST); !rc;) {
+        if (!store_read_change(key, value, &change)) rc = MDB_CORRUPTED;
+        if (rc) break;
+        if (change_position(change.text).epoch != epoch) {
+            rc = mdb_cursor_del(cursor, 0);
+            st->outbox_trimmed += change.number > keep;
+        }
+        if (!rc) rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+    }
+    mdb_cursor_close(cursor);
+    st->outbox_now.count = 0; /* the last batch may be gone */
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
@@ -6128,7 +6279,9 @@ static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op 
     case STORE_WHOLE_USER: return store_put_user(st, txn, id, &op->as.user, NULL);
     case STORE_WHOLE_SESSION: return store_put_session(st, txn, id, &op->as.session, 0);
     case STORE_SAMPLE: return store_put_sample(st, txn, &op->as.sample);
-    case STORE_CHANGE: return store_put_change(st, txn, op->as.at, text);
+    case STORE_CHANGE:
+        return store_put_change(st, txn, op->as.change.at, text, op->as.change.apart);
+    case STORE_FORGET: return store_forget_changes(st, txn, op->as.epoch);
     case STORE_DELIVERED: return store_remove_changes(st, txn, op->as.through);
     case STORE_LEAVER: return store_apply_leaver(st, txn, id, &op->as.user, text);
     case STORE_MANUAL: return store_put_manual(st, txn, id, &op->as.manual, text);
@@ -9229,44 +9382,10 @@ static void view_write_user(struct buffer *out, const char *name, const struct u
 /* ---- Events: transitions as text, each made once, kept for all who read them ---- */
 
 enum {
-    POSITION_TEXT = 32, /* 8 hexadecimal digits, a dash, 20 decimal ones, and the NUL fit */
-    EVENT_HEAD = 64,    /* the lines of a stream before an event's JSON */
-    EVENT_MAX = 1536,   /* bytes of that JSON with the longest id and message */
+    EVENT_HEAD = 64,  /* the lines of a stream before an event's JSON */
+    EVENT_MAX = 1536, /* bytes of that JSON with the longest id and message */
 };
 _Static_assert(EVENT_MAX <= STORE_CHANGE_MAX - STORE_CHANGE_BYTES, "the outbox takes every event");
-
-/* A place in the order of transitions: which run of the server (random), and which of its
- * transitions. A client that comes back with one of another run is told to begin again, as what
- * happened in between is not known. */
-struct position {
-    uint32_t epoch;
-    uint64_t sequence;
-};
-
-static const char *position_text(struct position position, char out[POSITION_TEXT])
-{
-    snprintf(out, POSITION_TEXT, "%08" PRIx32 "-%" PRIu64, position.epoch, position.sequence);
-    return out;
-}
-
-/* Reads what position_text wrote; false, with *out undefined, if it is anything else. It comes from
- * clients (Last-Event-ID): only the one spelling counts. */
-static bool position_parse(struct span text, struct position *out)
-{
-    enum { EPOCH_DIGITS = 8 };
-    char again[POSITION_TEXT];
-    *out = (struct position){0};
-    if (text.len < EPOCH_DIGITS + 2 || text.len >= POSITION_TEXT) return false;
-    for (size_t i = 0; i < text.len; i++) {
-        int digit = hex_value(text.at[i]);
-        if (i == EPOCH_DIGITS) continue;
-        if (digit < 0) return false;
-        if (i < EPOCH_DIGITS) out->epoch = out->epoch << 4 | (uint32_t)digit;
-        else out->sequence = out->sequence * 10 + (uint64_t)digit;
-    }
-    position_text(*out, again); /* leading zeros, overflow, too many digits: not the same again */
-    return strlen(again) == text.len && !memcmp(again, text.at, text.len);
-}
 
 /* Appends the member "position". */
 static void position_write(struct buffer *out, struct position position)
@@ -12894,8 +13013,15 @@ static int response_head_read(const char *at, size_t len, struct response_head *
     return 1;
 }
 
-/* How a delivery went; what stands behind FAILED ends the thread. */
-enum webhook_result { WEBHOOK_DELIVERED, WEBHOOK_FAILED, WEBHOOK_IS_GONE, WEBHOOK_STOPPED };
+/* How a delivery went; what stands behind NOT_OURS, which is that another node of the cluster is to
+ * deliver, ends the thread. */
+enum webhook_result {
+    WEBHOOK_DELIVERED,
+    WEBHOOK_FAILED,
+    WEBHOOK_NOT_OURS,
+    WEBHOOK_IS_GONE,
+    WEBHOOK_STOPPED
+};
 
 /* The thread and what others may know of it. */
 struct webhook {
@@ -12911,7 +13037,13 @@ struct webhook {
     bool running;            /* the thread was started */
     int wake;                /* eventfd: look at the outbox again, or at stop_by */
     _Atomic int64_t stop_by; /* mono: be done by then; 0: go on */
-    pthread_mutex_t lock;    /* all below */
+    bool clustered;          /* one node of several posts, and it says how far it came */
+    /* Until when this one may begin to post, mono; 0: it may not. The thread asks the clock itself:
+     * a process that was stopped must not post before its hub has read what happened meanwhile. */
+    _Atomic int64_t posts_until;
+    pthread_mutex_t lock;      /* all below */
+    struct position delivered; /* up to here the receiver has the changes, by the cluster's log */
+    struct position posted;    /* and by what was answered here, for the hub */
     struct buffer secret;
     int64_t last_success;         /* wall ms, or 0 */
     char last_error[WEBHOOK_WHY]; /* why the last request failed; "" if it did not */
@@ -12940,6 +13072,12 @@ struct webhook_conn {
 static bool webhook_stopping(const struct webhook *hook)
 {
     return atomic_load(&hook->stop_by);
+}
+
+/* [any] True while this node is to deliver; always without --cluster. */
+static bool webhook_posts(const struct webhook *hook)
+{
+    return !hook->clustered || clock_mono_ms() < atomic_load(&hook->posts_until);
 }
 
 /* [any] Wakes the thread: it looks at the outbox, or at stop_by. */
@@ -13246,10 +13384,11 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
     struct response_head head = {0};
     struct buffer in = {0};
     if (!webhook_conn_begin(conn, &conn->tls)) return 0;
-    /* Who refuses a request may answer before it has come, and close: so if it could not be written
-     * the answer is looked for all the same. */
-    webhook_conn_write(conn, request);
-    bool good = webhook_conn_read_head(conn, &in, &head);
+    /* Asked here, as the way to this point may be long. Who refuses a request may answer before it
+     * has come, and close: so if it could not be written the answer is looked for all the same. */
+    bool good = webhook_posts(conn->hook);
+    if (good) webhook_conn_write(conn, request);
+    good = good && webhook_conn_read_head(conn, &in, &head);
     if (good) webhook_conn_skip_body(conn, &in, &head);
     if (conn->ssl) {
         mbedtls_ssl_close_notify(conn->ssl);
@@ -13274,18 +13413,25 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
  *     {"sent_at":"...","events":[{"position":"5939c933-1042","change":"join",...},...]}
  *
  * So a batch comes at least once: a server that dies between the answer and that transaction posts
- * it again, under the same name and with the same events. */
+ * it again, under the same name and with the same events.
+ *
+ * In a cluster every node has the same changes in its outbox, by position, and one posts them;
+ * which one, and until when, the hub says (posts_until), as does the log how far it came
+ * (delivered). All pass over that. Where batches are cut may differ between nodes, so there the name has both ends:
+ * X-Presence-Delivery: 5939c933-1042-1057. */
 
-/* The position of the first change of a batch, which names the delivery: the same for every
- * attempt, so that the receiver knows a batch that it has taken already. "" if the store's text is
- * damaged. */
-static const char *outbox_batch_position(const struct outbox_batch *batch, char out[POSITION_TEXT])
+enum { DELIVERY_TEXT = POSITION_TEXT + 24 };
+
+/* The name of a delivery, the same for every attempt, so that the receiver knows a batch that it
+ * has taken already: the position of its first change and, in a cluster, the number of its last. "" if
+ * the store's text is damaged. */
+static const char *outbox_batch_name(const struct outbox_batch *batch, bool clustered,
+                                     char out[DELIVERY_TEXT])
 {
-    struct json_reader reader = {batch->text.at, batch->text.at + batch->text.len};
-    struct json_value first, position;
-    if (!json_take_value(&reader, JSON_DEPTH_MAX, &first) ||
-        !json_member(first, "position", &position) || json_string(position, out, POSITION_TEXT) < 0)
-        *out = 0;
+    *out = 0;
+    if (batch->from.epoch || batch->from.sequence) position_text(batch->from, out);
+    size_t len = strlen(out);
+    if (clustered) snprintf(out + len, DELIVERY_TEXT - len, "-%" PRIu64, batch->to.sequence);
     return out;
 }
 
@@ -13297,7 +13443,7 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
     struct buffer body = {0};
     char signature[WEBHOOK_SIGNATURE];
     int64_t wall = clock_wall_ms();
-    char first[POSITION_TEXT];
+    char name[DELIVERY_TEXT];
     json_begin(&body);
     json_time(&body, "sent_at", wall, true);
     json_open(&body, "events", '[');
@@ -13313,7 +13459,7 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
                  "Content-Length: %zu\r\nX-Presence-Signature: %s\r\n"
                  "X-Presence-Delivery: %s\r\n\r\n",
                  hook->url.target, hook->url.authority, body.len, signature,
-                 outbox_batch_position(batch, first));
+                 outbox_batch_name(batch, hook->clustered, name));
     buffer_add(out, body.at, body.len);
     buffer_free(&body);
 }
@@ -13331,6 +13477,7 @@ static enum webhook_result webhook_post(struct webhook *hook, const struct outbo
     buffer_free(&request);
     if (status >= 200 && status < 300) return WEBHOOK_DELIVERED;
     if (!status && webhook_stopping(hook)) return WEBHOOK_STOPPED;
+    if (!status && !webhook_posts(hook)) return WEBHOOK_NOT_OURS;
     if (status) snprintf(why, WEBHOOK_WHY, "answered %d", status);
     return status == WEBHOOK_GONE ? WEBHOOK_IS_GONE : WEBHOOK_FAILED;
 }
@@ -13342,6 +13489,9 @@ static void webhook_finish(struct webhook *hook, const struct outbox_batch *batc
 {
     count_many(counter, batch->count);
     atomic_store(&hook->store->outbox_done, batch->last);
+    lock_take(&hook->lock, RANK_WEBHOOK);
+    hook->posted = batch->to;
+    lock_give(&hook->lock, RANK_WEBHOOK);
     loop_wake(hook->hub);
 }
 
@@ -13377,12 +13527,31 @@ static void webhook_record_failure(struct webhook *hook, bool first, bool gone, 
     lock_give(&hook->lock, RANK_WEBHOOK);
 }
 
+/* [webhook] Passes over what the receiver has by the cluster's log, whoever posted it, and wakes
+ * the hub to have it removed. What is not in the store yet wakes the thread when it is. */
+static void webhook_pass(struct webhook *hook)
+{
+    lock_take(&hook->lock, RANK_WEBHOOK);
+    struct position delivered = hook->delivered;
+    lock_give(&hook->lock, RANK_WEBHOOK);
+    uint64_t through = 0;
+    if (!delivered.epoch || !store_outbox_pass(hook->store, delivered, &through)) return;
+    if (through <= atomic_load(&hook->store->outbox_done)) return;
+    atomic_store(&hook->store->outbox_done, through);
+    loop_wake(hook->hub);
+}
+
 /* [webhook] Waits for the next batch and takes it once it is final; false when the thread is to
  * end. The batch is the caller's to free, and pinned in the store until the caller says so:
  * otherwise it could be given up for want of room while it is delivered, and counted as both. */
 static bool webhook_take(struct webhook *hook, struct outbox_batch *batch)
 {
     while (!webhook_stopping(hook)) {
+        if (hook->clustered) webhook_pass(hook);
+        if (!webhook_posts(hook)) {
+            webhook_poll(hook, -1, 0, clock_mono_ms() + 3600000);
+            continue;
+        }
         bool closed = store_outbox_close(hook->store);
         int found = closed ? store_outbox_next(hook->store, batch) : 0;
         if (closed) store_outbox_pin(hook->store, found > 0 ? batch->last : 0);
@@ -13405,7 +13574,8 @@ static void webhook_back_off(struct webhook *hook, unsigned failures)
     random_bytes(&random, sizeof random);
     int64_t now = clock_mono_ms(), until = now + webhook_backoff(failures, random);
     store_outbox_try(hook->store, now, until);
-    while (!webhook_stopping(hook) && clock_mono_ms() < until) webhook_poll(hook, -1, 0, until);
+    while (!webhook_stopping(hook) && webhook_posts(hook) && clock_mono_ms() < until)
+        webhook_poll(hook, -1, 0, until);
 }
 
 /* [webhook] The thread: delivers batch after batch until it is told to stop, or was answered 410.
@@ -13440,12 +13610,15 @@ static void *webhook_run(void *argument)
             failing_since = 0;
         } else if (failures && old) {
             webhook_finish(hook, &batch, &hook->counters->webhook_dead);
+        } else if (result == WEBHOOK_NOT_OURS) {
+            store_outbox_pin(hook->store, 0);
         } else if (result != WEBHOOK_STOPPED) {
             webhook_record_failure(hook, !failures, result == WEBHOOK_IS_GONE, why);
             if (!failures++) failing_since = clock_mono_ms();
             store_outbox_pin(hook->store, 0); /* from here on it may be given up */
             if (result == WEBHOOK_FAILED) webhook_back_off(hook, failures);
         }
+        if (!webhook_posts(hook)) failures = 0; /* another node may fare better, and later we */
         buffer_free(&batch.text);
         batch = (struct outbox_batch){0};
     }
@@ -13627,7 +13800,8 @@ struct engine_tell {
     } last_read;
     struct stream_id last; /* of the log's last entry */
     uint64_t incarnation, n, request;
-    int64_t offset; /* the engine's wall ms minus clock_mono_ms */
+    int64_t offset; /* the engine's wall ms minus clock_mono_ms, */
+    int64_t doubt;  /* within so many ms: half the round trip of the question */
     struct buffer text;
     uint32_t opened; /* how many ENGINE_UP and ENGINE_EPOCH there were with it, see engine_hears */
 };
@@ -14916,12 +15090,15 @@ static void engine_take_time(struct engine *engine, const struct engine_call *ca
         return;
     }
     int64_t offset = wall - (call->at + (now - call->at) / 2);
-    int64_t moved = offset - engine->offset;
+    int64_t moved = offset - engine->offset, doubt = (now - call->at + 1) / 2;
     engine->clock_at = now + ENGINE_CLOCK_MS;
-    if (engine->step != ENGINE_IS_UP) engine->found.offset = engine->offset = offset;
-    else if (moved >= ENGINE_CLOCK_MOVED || moved <= -ENGINE_CLOCK_MOVED) {
+    if (engine->step != ENGINE_IS_UP) {
+        engine->found.offset = engine->offset = offset;
+        engine->found.doubt = doubt;
+    } else if (moved >= ENGINE_CLOCK_MOVED + doubt || moved <= -ENGINE_CLOCK_MOVED - doubt) {
         engine->offset = offset;
-        engine_tell(engine, (struct engine_tell){.kind = ENGINE_CLOCK, .offset = offset});
+        engine_tell(engine,
+                    (struct engine_tell){.kind = ENGINE_CLOCK, .offset = offset, .doubt = doubt});
     }
 }
 
@@ -15036,7 +15213,7 @@ static void engine_take_error(struct engine *engine, const struct engine_call *c
     case ENGINE_NO_PERMISSION:
         engine_fail_wrong(engine,
                           "--cluster: the engine does not allow all that is needed: %.120s; give"
-                          " it ACL SETUSER %.64s ~{%s}:* +auth +client|setname +info +script|load"
+                          " it ACL SETUSER %.64s ~{%s}:* +client|setname +info +script|load"
                           " +evalsha +time +ping +hget +hmget +hset +del +expire +xadd +xread"
                           " +xrange +xrevrange",
                           text, *user ? user : "default", prefix);
@@ -15491,10 +15668,11 @@ enum {
 /* Kinds of records, with what they have beside `about` (an incarnation) and `id` (a user). The
  * numbers are in the log of a cluster whose nodes are of several versions: add, never renumber. */
 #define RECORD_TABLE(X)                                                                            \
-    X(HELLO, 1)    /* the node begins to write: its name, whether it has a whole table */          \
-    X(SAYS, 2)     /* a contribution of the writer */                                              \
-    X(SEEN, 3)     /* its user's last_seen alone */                                                \
-    X(STATED, 4)   /* all users of the writer have been said */                                    \
+    X(HELLO, 1)  /* the node begins to write: its name, whether it has a whole table, and since  \
+                    * when it has not */ \
+    X(SAYS, 2)   /* a contribution of the writer */                                                \
+    X(SEEN, 3)   /* its user's last_seen alone */                                                  \
+    X(STATED, 4) /* all users of the writer have been said */                                      \
     X(SETTLED, 5)  /* what the log says is whole: it is shown from here on */                      \
     X(BEAT, 6)     /* the writer lives; its table had this checksum behind the beat at `number` */ \
     X(EVICT, 7)    /* nothing that `about` writes counts from here on */                           \
@@ -15522,16 +15700,18 @@ struct record {
     uint64_t node;    /* ABSENT: whose */
     struct span name; /* HELLO: of the node */
     bool whole;       /* HELLO, BEAT: it has a whole table; SAYS: a final end */
+    bool hooks;       /* HELLO, BEAT: it keeps an outbox, and can post it */
     enum record_want want;
-    uint64_t number;        /* BEAT, DELIVERED, WANT */
-    uint64_t checksum;      /* BEAT */
-    uint64_t users;         /* BEAT: of the table */
-    unsigned feeds;         /* BEAT: a bit for each that is read at the writer's */
-    enum user_state state;  /* SAYS: OFFLINE is nothing */
-    enum status status;     /* SAYS, CACHED, MANUAL */
-    enum reason reason;     /* SAYS, ENDED, MANUAL */
-    uint16_t connections;   /* SAYS */
-    int64_t since;          /* SAYS, CACHED: wall; WANT: wall, leavers from here on are wanted */
+    uint64_t number;       /* BEAT, DELIVERED, WANT */
+    uint64_t checksum;     /* BEAT */
+    uint64_t users;        /* BEAT: of the table */
+    unsigned feeds;        /* BEAT: a bit for each that is read at the writer's */
+    enum user_state state; /* SAYS: OFFLINE is nothing */
+    enum status status;    /* SAYS, CACHED, MANUAL */
+    enum reason reason;    /* SAYS, ENDED, MANUAL */
+    uint16_t connections;  /* SAYS */
+    int64_t since; /* SAYS, CACHED: wall; WANT: wall, leavers from here on are wanted; HELLO: wall,
+                    * when the writer last knew all */
     int64_t last_seen;      /* SAYS, SEEN, CACHED, MANUAL: wall */
     int64_t until, hidden;  /* MANUAL: wall; until 0 is for good */
     bool there;             /* MANUAL: false is nothing any more */
@@ -15670,7 +15850,8 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
     switch (r->kind) {
     case RECORD_HELLO:
         put_bytes(out, r->name);
-        put_byte(out, r->whole);
+        put_byte(out, (unsigned)r->whole | (unsigned)r->hooks << 1);
+        put_time(out, time, r->since);
         break;
     case RECORD_SAYS:
         put_bytes(out, r->id);
@@ -15690,7 +15871,7 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
     case RECORD_SETTLED:
     case RECORD_LEAVING: break;
     case RECORD_BEAT:
-        put_byte(out, (unsigned)r->whole | r->feeds << 1);
+        put_byte(out, (unsigned)r->whole | (unsigned)r->hooks << 1 | r->feeds << 2);
         put_number(out, r->number);
         put_fixed(out, r->checksum);
         put_number(out, r->users);
@@ -15751,7 +15932,10 @@ static void record_read(struct taker *in, int64_t time, struct record *r)
     case RECORD_HELLO:
         r->name = take_bytes(in, 1, NODE_NAME_MAX);
         if (!utf8_valid(r->name)) in->bad = true;
-        r->whole = take_choice(in, 1);
+        byte = take_choice(in, 3);
+        r->whole = byte & 1;
+        r->hooks = byte >> 1 & 1;
+        r->since = take_time(in, time);
         break;
     case RECORD_SAYS:
         r->id = take_id(in);
@@ -15775,9 +15959,10 @@ static void record_read(struct taker *in, int64_t time, struct record *r)
     case RECORD_SETTLED:
     case RECORD_LEAVING: break;
     case RECORD_BEAT:
-        byte = take_choice(in, 7);
+        byte = take_choice(in, 15);
         r->whole = byte & 1;
-        r->feeds = byte >> 1;
+        r->hooks = byte >> 1 & 1;
+        r->feeds = byte >> 2;
         r->number = take_number(in);
         r->checksum = take_fixed(in);
         r->users = take_number(in);
@@ -15876,7 +16061,11 @@ static enum entry_read entry_read(struct taker *in, struct entry *e)
  *   - A final end of the last live connection, and a kick, end what is cached elsewhere, too.
  *   - What an evicted incarnation said is cached, until its user comes back anywhere, or a node
  *     says that the time is over.
- *   - What is set by hand is the user's; the last one in the log counts. */
+ *   - What is set by hand is the user's; the last one in the log counts.
+ *   - One incarnation posts to the webhook: of those that can and had a whole table the one whose
+ *     outbox reaches back to what was delivered; of several the one with the lowest node id. It
+ *     goes on for as long as it can, also when a lower one comes: each change of hands may have a second
+ *     of changes posted twice. */
 
 /* One who writes, or wrote, in this epoch. */
 struct incarnation {
@@ -15886,7 +16075,11 @@ struct incarnation {
     uint64_t beats;     /* of our own that had come back by then */
     int64_t heard;      /* wall: its last entry, by the engine's clock as it knew it */
     size_t users, live; /* whom it says something of; those not cached by its eviction */
+    size_t connections; /* that it says they have */
     bool whole;         /* it has a whole table: it may coordinate, and give copies */
+    bool hooks;         /* it keeps an outbox, and can post it, */
+    uint64_t kept;      /* which has all changes behind this number; UINT64_MAX: not known yet */
+    int64_t since;      /* wall: when it last knew all, before this epoch */
     bool stated;
     bool evicted;
     unsigned feeds;     /* that are read at its node */
@@ -15913,7 +16106,8 @@ enum {
     INCARNATION_SELF,   /* the first place is one's own, */
     INCARNATION_STORED, /* the second is for users of whom the store alone knows */
     INCARNATIONS_FIXED,
-    REPLICA_MARKS = 64, /* checksums remembered: of the last beats */
+    REPLICA_MARKS = 64,    /* checksums remembered: of the last beats */
+    REPLICA_LAG_MS = 4000, /* who knew all until so lately, has the outbox of the epoch before */
 };
 
 /* The table of one epoch of the log, with all that the log says of its writers. */
@@ -15933,6 +16127,8 @@ struct replica {
     struct copied *copied; /* in the order of ids, while a copy is being caught up with */
     size_t copied_count;
     uint64_t delivered; /* the webhook has all changes up to this number */
+    size_t poster;      /* the incarnation that posts to it; INCARNATION_STORED: none */
+    bool poster_moves;  /* something was read by which it may be another one */
     struct {
         uint64_t position, checksum;
     } marks[REPLICA_MARKS];
@@ -15947,6 +16143,7 @@ static struct incarnation *replica_add(struct replica *r, uint64_t id, uint64_t 
     inc->id = id;
     inc->node = node;
     inc->beats = r->beats;
+    inc->kept = UINT64_MAX;
     return inc;
 }
 
@@ -15978,7 +16175,8 @@ static void replica_free(struct replica *r)
 static void replica_init(struct replica *r, struct presence *table, uint32_t epoch, uint64_t node,
                          uint64_t self)
 {
-    *r = (struct replica){.table = table, .epoch = epoch, .node = node};
+    *r = (struct replica){
+        .table = table, .epoch = epoch, .node = node, .poster = INCARNATION_STORED};
     STAILQ_INIT(&r->kicks);
     replica_add(r, self, node);
     replica_add(r, 0, 0)->evicted = true;
@@ -16012,6 +16210,7 @@ static void replica_unsay(struct replica *r, struct user *user, struct said **pl
     r->checksum ^= said_hash(r, user, said);
     inc->users--;
     inc->live -= !said->evicted;
+    inc->connections -= said->connections;
     *place = said->next;
     free(said);
 }
@@ -16043,6 +16242,7 @@ static void replica_said(struct replica *r, const struct user *user, const struc
 static void replica_cache(struct replica *r, struct said *said)
 {
     if (!said->evicted) r->incarnations[said->holder]->live--;
+    r->incarnations[said->holder]->connections -= said->connections;
     said->evicted = true;
     said->state = USER_CACHED;
     said->connections = 0;
@@ -16143,6 +16343,8 @@ static void replica_hear(struct replica *r, struct instant now, size_t holder,
         said->state = (uint8_t)record->state;
         said->status = (uint8_t)record->status;
         said->reason = (uint8_t)record->reason;
+        r->incarnations[holder]->connections += record->connections;
+        r->incarnations[holder]->connections -= said->connections;
         said->connections = record->connections;
         said->last_seen = record->last_seen;
         replica_said(r, user, said);
@@ -16257,6 +16459,52 @@ static void replica_ended(struct replica *r, struct instant now, const struct re
     replica_merge(r, now, user, 0, record->reason, NULL);
 }
 
+/* True if an incarnation can post, of an epoch that is settled. Whether its table is whole does not
+ * matter: one that is still to show the epoch's posts when it does, and its beats of before would
+ * take from it what it may have begun. */
+static bool incarnation_posts(const struct incarnation *inc)
+{
+    return inc->n && !inc->evicted && inc->hooks && inc->kept != UINT64_MAX;
+}
+
+/* Chooses who posts to the webhook, if nobody does, or who did cannot any more. If no outbox
+ * reaches back to what was delivered, the one that reaches furthest has to do: there is a reset in it where
+ * changes are missing. */
+static void replica_choose_poster(struct replica *r)
+{
+    r->poster_moves = false;
+    if (incarnation_posts(r->incarnations[r->poster])) return;
+    r->poster = INCARNATION_STORED;
+    for (size_t i = 0; i < r->count && r->settled; i++) {
+        const struct incarnation *inc = r->incarnations[i], *best = r->incarnations[r->poster];
+        uint64_t lacks = inc->kept > r->delivered ? inc->kept : 0;
+        uint64_t least = best->kept > r->delivered ? best->kept : 0;
+        if (i == INCARNATION_STORED || !incarnation_posts(inc)) continue;
+        if (r->poster == INCARNATION_STORED || lacks < least ||
+            (lacks == least && inc->node < best->node))
+            r->poster = i;
+    }
+}
+
+/* An epoch is settled. The outboxes of those who are here have all of it. What is left in them of
+ * the epoch before is posted too, before the reset: by who knew all of that until its end, or
+ * nearly so; who did not has nothing before the reset. */
+static void replica_settled(struct replica *r, uint64_t position)
+{
+    int64_t last = 0;
+    for (size_t i = 0; i < r->count && !r->settled; i++)
+        r->incarnations[i]->whole |= r->incarnations[i]->stated;
+    r->settled = true;
+    for (size_t i = 0; i < r->count; i++)
+        if (r->incarnations[i]->n && r->incarnations[i]->since > last)
+            last = r->incarnations[i]->since;
+    for (size_t i = 0; i < r->count; i++) {
+        struct incarnation *inc = r->incarnations[i];
+        if (!inc->n || inc->kept != UINT64_MAX) continue;
+        inc->kept = inc->since >= last - REPLICA_LAG_MS ? 0 : position;
+    }
+}
+
 /* A session that ended while its node was alone. Here its user may still wait for the time to be
  * over, or be gone already: then the store learns how it really ended. */
 static void replica_stay(struct replica *r, struct instant now, const struct record *record)
@@ -16301,6 +16549,8 @@ static void replica_hello(struct replica *r, size_t holder, const struct record 
 {
     struct incarnation *inc = r->incarnations[holder];
     inc->whole = record->whole;
+    inc->hooks = record->hooks;
+    inc->since = record->since;
     memcpy(inc->name, record->name.at, record->name.len);
     inc->name[record->name.len] = 0;
     for (size_t i = 0; i < r->count; i++)
@@ -16313,8 +16563,12 @@ static void replica_hello(struct replica *r, size_t holder, const struct record 
 static void replica_beat(struct replica *r, size_t holder, uint64_t position,
                          const struct record *record)
 {
-    r->incarnations[holder]->whole = record->whole;
-    r->incarnations[holder]->feeds = record->feeds;
+    struct incarnation *inc = r->incarnations[holder];
+    inc->whole = record->whole;
+    inc->hooks = record->hooks;
+    inc->feeds = record->feeds;
+    /* What it shows is the log's from here on, at the latest. */
+    if (record->whole && inc->kept == UINT64_MAX) inc->kept = position;
     if (holder == INCARNATION_SELF) r->beats++;
     for (size_t i = 0; i < REPLICA_MARKS && record->number && record->whole; i++)
         if (r->marks[i].position == record->number && r->marks[i].checksum != record->checksum)
@@ -16348,6 +16602,7 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
     /* Also when the copy has its effect on the user: what others said meanwhile may come behind. */
     if (record->kind == RECORD_KICK) replica_note_kick(r, position, record->id);
     if (r->copied_count && record->id.len && replica_has_copied(r, record->id, position)) return;
+    if (!record->id.len) r->poster_moves = true;
     switch (record->kind) {
     case RECORD_HELLO: replica_hello(r, holder, record); break;
     case RECORD_SAYS:
@@ -16362,11 +16617,7 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
         break;
     }
     case RECORD_STATED: inc->stated = true; break;
-    case RECORD_SETTLED:
-        for (size_t i = 0; i < r->count && !r->settled; i++)
-            r->incarnations[i]->whole |= r->incarnations[i]->stated;
-        r->settled = true;
-        break;
+    case RECORD_SETTLED: replica_settled(r, position); break;
     case RECORD_BEAT: replica_beat(r, holder, position, record); break;
     case RECORD_EVICT:
         if (replica_knows(r, record->about, &about)) r->incarnations[about]->evicted = true;
@@ -16381,7 +16632,8 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
     case RECORD_MANUAL: replica_manual(r, record); break;
     case RECORD_KICK: replica_kick(r, now, record->id); break;
     case RECORD_DELIVERED:
-        if (record->number > r->delivered) r->delivered = record->number;
+        if (record->number > r->delivered && record->number <= position)
+            r->delivered = record->number;
         break;
     case RECORD_STAY: replica_stay(r, now, record); break;
     case RECORD_WANT: break;
@@ -16432,6 +16684,7 @@ static void replica_admitted(struct replica *r, size_t holder, const struct entr
 {
     r->incarnations[holder]->beats = r->beats;
     r->next += e->records;
+    if (r->poster_moves) replica_choose_poster(r);
     if (!r->table->silent) r->table->sequence = r->next;
     replica_forget_kicks(r);
     if (r->copied_count) {
@@ -16475,6 +16728,8 @@ enum {
     NODE_ATTEMPTS = 3,          /* copies asked for in vain: then an epoch is ended for it */
     NODE_PATIENCE = 3,          /* beats that a new node waits for those who knew more */
     NODE_STAYS_BYTES = 8388608, /* of sessions that ended while we were alone */
+    NODE_LEASE_MS = 4000,       /* who posts does so for as long after a beat that came back */
+    NODE_DELIVERED_MS = 1000,   /* how often the log is told how far it came */
     NODE_WRITES = 64,           /* entries of contributions under way */
     PIECE_BYTES = 65536,        /* of a copy, */
     PIECE_LEAVERS_BYTES = 262144,
@@ -16537,6 +16792,41 @@ enum node_cause {
     CAUSE_SETTLED
 };
 
+/* How late entries are applied here: ms since the time that they were written at. The longest is
+ * kept by the minute, so that it is there for all who ask, and none takes it from another. */
+struct log_delay {
+    int64_t last;
+    int64_t most, most_before; /* of the present minute, and the one before it */
+    int64_t minute;            /* mono: when the present one began */
+};
+enum { LOG_DELAY_MINUTE = 60000 };
+
+/* [hub] Ends a minute that is over. */
+static void log_delay_turn(struct log_delay *d, int64_t mono)
+{
+    int64_t past = mono - d->minute;
+    if (past < LOG_DELAY_MINUTE) return;
+    d->most_before = past < 2 * LOG_DELAY_MINUTE ? d->most : 0;
+    d->most = 0;
+    d->minute = mono - past % LOG_DELAY_MINUTE;
+}
+
+/* [hub] Notes the delay of an entry. The clocks of its writer and of this node are those of the engine as
+ * each knows them: what seems to come from the future came at once. */
+static void log_delay_note(struct log_delay *d, int64_t mono, int64_t ms)
+{
+    log_delay_turn(d, mono);
+    d->last = ms > 0 ? ms : 0;
+    if (d->last > d->most) d->most = d->last;
+}
+
+/* [any; table_lock] The longest of the last one to two minutes. */
+static int64_t log_delay_most(struct log_delay d, int64_t mono)
+{
+    log_delay_turn(&d, mono);
+    return d.most > d.most_before ? d.most : d.most_before;
+}
+
 struct node {
     /* Set at the start. */
     uint64_t id;
@@ -16569,7 +16859,9 @@ struct node {
     uint64_t batch_n; /* the last entry of the contributions under way; 0: none are */
     bool committing;  /* they have come back */
     bool said_hello, said_stated;
-    uint64_t beat_n;             /* the beat under way; 0: none */
+    uint64_t beat_n;             /* the beat under way; 0: none, */
+    int64_t beat_sent;           /* mono: it was sent then, */
+    int64_t beat_back;           /* and so was the last that has come back; 0: none has */
     int64_t beat_at;             /* mono */
     int64_t began_at;            /* mono: of this epoch, or of the wish for a copy */
     bool settling, said_settled; /* as coordinator of a new epoch */
@@ -16614,6 +16906,12 @@ struct node {
     size_t kept_bytes;
     STAILQ_HEAD(, donation) donations;
 
+    /* The webhook. */
+    bool hooks;           /* we keep an outbox, and can post it */
+    uint64_t told;        /* position of the last change in it, of the log's epoch */
+    uint64_t posted;      /* up to here we posted them, */
+    int64_t delivered_at; /* mono: and said so last */
+
     unsigned feeds;        /* that are read here, or were lately; the hub's */
     struct buffer kicked;  /* for the hub: ids, each behind its length */
     struct buffer manuals; /* set by hand while we were alone: records, */
@@ -16621,10 +16919,10 @@ struct node {
     int64_t differ_at;     /* mono: the last epoch ended for a difference */
     bool leaving;          /* it stops, and hears nothing any more */
     unsigned twins;        /* hellos of a second process as this node */
-    struct {
-        uint64_t entries, epochs, evictions, snapshots, joins, differences, alone_ms;
-    } count;
-    int64_t alone_since; /* mono; 0: not alone */
+    struct cluster_counts count;
+    uint64_t alone_ms;
+    int64_t alone_since;    /* mono; 0: not alone */
+    struct log_delay delay; /* of entries, while what the log says is shown */
 };
 
 static struct engine_ask *engine_ask_new(enum engine_ask_kind kind)
@@ -16672,7 +16970,8 @@ static void node_send(struct node *node, struct instant now)
     buffer_add(&ask->text, node->entry.at, node->entry.len);
     node->entry.len = 0;
     node->entry_records = 0;
-    node->count.entries++;
+    node->count.entries_written++;
+    node->count.bytes_written += ask->text.len;
     node->ask(node->context, ask);
 }
 
@@ -16761,7 +17060,8 @@ static bool node_collect(struct node *node, struct instant now, size_t most)
     bool away = node->state == NODE_AWAY;
     uint64_t first = node->n;
     struct user *user;
-    if (node->committing || node->state == NODE_INSTALLING) return true;
+    /* Who leaves shows what it showed: it is of the log's epoch, and no change is any more. */
+    if (node->committing || node->leaving || node->state == NODE_INSTALLING) return true;
     if (!away && !node_writes(node)) return true;
     size_t users = node->said_stated ? ENTRY_USERS : ENTRY_STATED;
     size_t bytes = node->said_stated ? ENTRY_BYTES : ENTRY_STATED_BYTES;
@@ -16828,6 +17128,8 @@ static void node_be_new(struct node *node)
 {
     node->incarnation = node_random(node);
     node->n = node->beat_n = 0;
+    node->beat_back = 0;
+    node->told = node->posted = 0;
     node->entry.len = 0;
     node->entry_records = 0;
     node->ask(node->context, engine_ask_new(ENGINE_FORGET));
@@ -16843,8 +17145,11 @@ static bool node_is_whole(const struct node *node)
 
 static void node_hello(struct node *node, struct instant now, int64_t mono)
 {
-    struct record hello = {
-        .kind = RECORD_HELLO, .name = span_of(node->name), .whole = node_is_whole(node)};
+    struct record hello = {.kind = RECORD_HELLO,
+                           .name = span_of(node->name),
+                           .whole = node_is_whole(node),
+                           .hooks = node->hooks,
+                           .since = node->since};
     node_say(node, now, &hello);
     node->said_hello = true;
     node->beat_at = mono;
@@ -16908,6 +17213,48 @@ static void node_kick(struct node *node, struct instant now, struct span id)
     }
     replica_kick(&node->before, now, id);
     put_bytes(&node->kicked, id);
+}
+
+/* ---- The webhook ---- */
+
+/* Until when we may post to the webhook, mono; 0: not at all. It is counted from when a beat was
+ * sent: one that is found in the socket by a process that was stopped says nothing of now. Others
+ * take over only when NODE_BEATS of theirs have come back, which takes longer. */
+static int64_t node_posts_until(const struct node *node)
+{
+    const struct replica *r = &node->replica;
+    if (node->state != NODE_SETTLED || node->renews || !node->beat_back) return 0;
+    return r->poster == INCARNATION_SELF ? node->beat_back + NODE_LEASE_MS : 0;
+}
+
+/* Up to where the receiver has the changes, as far as we can tell. If it has the last one in our
+ * outbox, it has what the log had up to now. */
+static uint64_t node_delivered(const struct node *node)
+{
+    const struct replica *r = &node->replica;
+    uint64_t has = node->posted > r->delivered ? node->posted : r->delivered;
+    return has >= node->told && !node->shown->transition_count ? r->next : has;
+}
+
+/* True if the log should be told how far we posted: it does not know yet, or there is an outbox
+ * that is whole for all that was not, but does not look so. */
+static bool node_has_delivered(const struct node *node)
+{
+    const struct replica *r = &node->replica;
+    if (node->state != NODE_SETTLED || !node->told) return false;
+    if (node->posted > r->delivered) return true;
+    if (r->poster != INCARNATION_SELF || node_delivered(node) <= r->delivered) return false;
+    for (size_t i = INCARNATIONS_FIXED; i < r->count; i++) {
+        const struct incarnation *inc = r->incarnations[i];
+        if (incarnation_posts(inc) && inc->kept > r->delivered && inc->kept <= r->next) return true;
+    }
+    return false;
+}
+
+static void node_say_delivered(struct node *node, struct instant now, int64_t mono)
+{
+    node->delivered_at = mono;
+    node_say(node, now, &(struct record){.kind = RECORD_DELIVERED, .number = node_delivered(node)});
 }
 
 /* ---- States ---- */
@@ -17064,6 +17411,8 @@ static void node_down(struct node *node, int64_t mono)
  * as it is, for the store. */
 static void node_leave(struct node *node, struct instant now, int64_t mono)
 {
+    /* So that whoever posts from here on repeats nothing. */
+    if (node_has_delivered(node)) node_say_delivered(node, now, mono);
     if (node->said_hello && node->state != NODE_AWAY)
         node_say(node, now, &(struct record){.kind = RECORD_LEAVING});
     if (node->state != NODE_AWAY) node_leave_log(node, mono);
@@ -17492,7 +17841,7 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     node->state = NODE_SETTLED;
     node->had_view = true;
     node->attempts = 0;
-    if (node->alone_since) node->count.alone_ms += (uint64_t)(mono - node->alone_since);
+    if (node->alone_since) node->alone_ms += (uint64_t)(mono - node->alone_since);
     node->alone_since = 0;
     node->beat_at = mono;              /* to say that our table is whole */
     node->request = node->incarnation; /* answers to our questions */
@@ -17587,8 +17936,10 @@ static void piece_head(struct node *node, struct donation *d, struct buffer *out
         put_fixed(out, inc->node);
         put_number(out, inc->n);
         put_number(out, inc->read);
-        put_byte(out,
-                 (unsigned)inc->whole | (unsigned)inc->stated << 1 | (unsigned)inc->evicted << 2);
+        put_byte(out, (unsigned)inc->whole | (unsigned)inc->stated << 1 |
+                          (unsigned)inc->evicted << 2 | (unsigned)inc->hooks << 3 |
+                          (unsigned)(i == r->poster) << 4);
+        put_number(out, inc->kept);
         put_bytes(out, span_of(inc->name));
     }
     const struct kick *kick;
@@ -17677,7 +18028,7 @@ static bool node_donate(struct node *node, size_t most)
         piece_head(node, d, &out);
         node_piece(node, d, &out);
         d->begun = true;
-        node->count.snapshots++;
+        node->count.snapshots_given++;
     }
     if (!d->walked) {
         d->walked = node_donate_users(node, d, most);
@@ -17759,7 +18110,7 @@ static void node_take_answer(struct node *node, struct span text)
     struct span json = take_bytes(&in, 2, text.len);
     if (!good || in.bad || !json_parse(json, JSON_DEPTH_MAX, &list) || list.kind != JSON_ARRAY)
         return;
-    if (node->answered) node->answered(node->context, question, from, json);
+    if (node->answered) node->answered(node->context, question, from, list.raw);
 }
 
 /* Somebody wants a copy: the living node with the lowest id that has a whole table gives it. */
@@ -17790,11 +18141,15 @@ static void copy_head(struct replica *r, struct taker *in)
         inc->node = node;
         inc->n = take_number(in);
         inc->read = take_number(in);
-        unsigned flags = take_choice(in, 7);
+        unsigned flags = take_choice(in, 31);
         inc->whole = flags & 1;
         inc->stated = flags >> 1 & 1;
         inc->evicted = flags >> 2 & 1;
+        inc->hooks = flags >> 3 & 1;
+        inc->kept = take_number(in);
+        if (flags >> 4) r->poster = replica_find(r, id);
         struct span name = take_bytes(in, 0, NODE_NAME_MAX);
+        if (!utf8_valid(name)) in->bad = true; /* it is shown, as JSON */
         memcpy(inc->name, name.at, name.len);
         inc->name[name.len] = 0;
     }
@@ -17835,6 +18190,8 @@ static void copy_user(struct replica *r, struct instant now, struct taker *in)
         said->state = flags & 3;
         said->status = flags >> 2 & 7;
         said->reason = (uint8_t)why;
+        r->incarnations[holder]->connections += connections;
+        r->incarnations[holder]->connections -= said->connections;
         said->connections = (uint16_t)connections;
         said->last_seen = seen;
         if (flags >> 5) replica_cache(r, said);
@@ -17941,6 +18298,13 @@ static void node_doubt(struct node *node, enum node_cause cause)
     node_renew(node, node->replica.epoch);
 }
 
+/* The beat under way has come back. */
+static void node_beat_came(struct node *node)
+{
+    node->beat_n = 0;
+    node->beat_back = node->beat_sent;
+}
+
 /* What a record of another, or our own come back, is to our own table. */
 static void node_note(struct node *node, struct instant now, size_t holder, const struct entry *e,
                       const struct record *record)
@@ -17963,7 +18327,7 @@ static void node_note(struct node *node, struct instant now, size_t holder, cons
         break;
     case RECORD_KICK: put_bytes(&node->kicked, record->id); break;
     case RECORD_BEAT:
-        if (ours && e->n == node->beat_n) node->beat_n = 0;
+        if (ours && e->n == node->beat_n) node_beat_came(node);
         if (!ours && record->whole) node->whole_beats = true;
         break;
     case RECORD_HELLO:
@@ -18025,6 +18389,7 @@ static bool node_read(struct node *node, struct instant now, int64_t mono, uint6
         node_doubt(node, CAUSE_DAMAGED);
         return false;
     }
+    if (node->state == NODE_SETTLED) log_delay_note(&node->delay, mono, now.mono - e.time);
     if (node->state == NODE_READING && r->settled && !were) {
         if (hello) {
             node_begin_install(node, true);
@@ -18034,6 +18399,7 @@ static bool node_read(struct node *node, struct instant now, int64_t mono, uint6
         }
     }
     if (r->incarnations[INCARNATION_SELF]->evicted) {
+        node->count.evicted++;
         node_told(node, CAUSE_EVICTED);
         node_join(node, now, mono, r->epoch, 0);
         return false;
@@ -18056,7 +18422,7 @@ static void node_keep(struct node *node, uint64_t base, struct span text)
             node->whole_beats = true;
         if (record.kind == RECORD_WANT && record.number == node->request) node->wanted = true;
         if (record.kind == RECORD_BEAT && e.incarnation == node->incarnation && e.n == node->beat_n)
-            node->beat_n = 0;
+            node_beat_came(node);
     }
     if (e.incarnation == node->incarnation && node->batch_n && e.n >= node->batch_n)
         node->committing = true;
@@ -18070,11 +18436,13 @@ static void node_keep(struct node *node, uint64_t base, struct span text)
 }
 
 /* The copy is there: what was kept is applied behind it, and when that is as new as the copy, it is
- * shown. */
+ * shown. Its donor may be ahead of what we have read: what we read after that must not come from
+ * before the copy, as if the log had become shorter. */
 static void node_catch_up(struct node *node, struct instant now, int64_t mono)
 {
     struct replica *r = &node->replica;
     if (node->state != NODE_JOINING || !node->copied) return;
+    if (node->kept_next < node->copied_next) return;
     for (struct kept_entry *kept; (kept = STAILQ_FIRST(&node->kept));) {
         STAILQ_REMOVE_HEAD(&node->kept, entry);
         bool behind = kept->base >= r->next;
@@ -18083,8 +18451,7 @@ static void node_catch_up(struct node *node, struct instant now, int64_t mono)
         free(kept);
         if (!good) return;
     }
-    /* Also what the copy has must have come by: else the log would seem to go back behind it. */
-    if (r->next < node->copied_next || node->kept_next < r->next) return;
+    node->count.snapshots_taken++;
     node_begin_install(node, node->gap);
 }
 
@@ -18098,6 +18465,8 @@ static bool node_entries(struct node *node, struct instant now, int64_t mono,
     struct span text = {tell->text.at + tell->n + sizeof head, head.len};
     tell->n += sizeof head + head.len;
     node->last = head.id;
+    node->count.entries_read++;
+    node->count.bytes_read += head.len;
     if (head.epoch != node->replica.epoch) {
         node_told(node, CAUSE_OTHER_EPOCH);
         node_read_epoch(node, now, mono, head.epoch);
@@ -18181,11 +18550,13 @@ static void node_beat(struct node *node, struct instant now, int64_t mono)
     node_say(node, now,
              &(struct record){.kind = RECORD_BEAT,
                               .whole = node_is_whole(node),
+                              .hooks = node->hooks,
                               .feeds = node->feeds,
                               .number = r->marks[r->mark].position,
                               .checksum = r->marks[r->mark].checksum,
                               .users = r->users});
     node->beat_n = node->n;
+    node->beat_sent = mono;
 }
 
 /* What a node does by itself, of at most so many users; false if there is more to do at once. */
@@ -18198,6 +18569,8 @@ static bool node_work(struct node *node, struct instant now, int64_t mono, size_
     done = node_collect(node, now, most) && done;
     if (node->state == NODE_AWAY || node->state == NODE_INSTALLING) return done;
     node_beat(node, now, mono);
+    if (node_has_delivered(node) && mono - node->delivered_at >= NODE_DELIVERED_MS)
+        node_say_delivered(node, now, mono);
     if (node_coordinates(node)) node_evict(node, now);
     node_settle(node, now, mono, most);
     done = node_cache(node, now, most) && done;
@@ -18226,6 +18599,8 @@ static int64_t node_wait(const struct node *node, int64_t mono)
 {
     int64_t at = mono + NODE_BEAT_MS;
     if (node->said_hello && !node->beat_n && node->beat_at < at) at = node->beat_at;
+    if (node_has_delivered(node) && node->delivered_at + NODE_DELIVERED_MS < at)
+        at = node->delivered_at + NODE_DELIVERED_MS;
     if (node->state == NODE_READING && node->began_at + NODE_EPOCH_MS > mono &&
         node->began_at + NODE_EPOCH_MS < at)
         at = node->began_at + NODE_EPOCH_MS;
@@ -18681,6 +19056,7 @@ struct hub {
 
     /* The cluster. */
     struct job_list tells;       /* of the engine, in order */
+    bool follows;                /* what is told is the log's: positions are of its epoch */
     TAILQ_HEAD(, hub_ask) waits; /* workers whose change is on its way */
     struct ext_list greeted;     /* connections whose hello is */
     size_t awaiting;             /* streams that know more of the log than this node */
@@ -18796,6 +19172,7 @@ struct server {
     _Atomic bool joined;          /* [hub] it has been settled since the start */
     _Atomic int64_t clock_apart;  /* [hub] the engine's clock minus ours, ms */
     _Atomic int64_t alone_since;  /* [hub] wall: since when the node is alone; 0: it is not */
+    _Atomic int64_t state_since;  /* [hub] wall: since when NODE_STATES has the present word */
     struct hub hub;               /* [hub] but for its loop and queues */
     struct listener listener;     /* [listener] but for its loop, queue, atomics, and `held` */
     struct tls_shared tls;        /* its own lock */
@@ -20194,20 +20571,22 @@ static void stream_timer(struct server *server, struct stream *s, struct instant
 /* [hub] Has a change kept for the webhook, as everybody may see it, in the batch that also tells
  * the store of its user: both are committed in one transaction, so no change is lost or told before
  * it is true. hub.event is empty, or has the text already. What may not wait is given up and
- * counted. */
+ * counted; so is what happens while a node is alone, which others may see otherwise. */
 static void hub_tell_webhook(struct server *server, const struct transition *t, struct instant now)
 {
     struct store_batch *batch = &server->presence.ended;
     enum transition_kind kind;
     if (!webhook_wanted(&server->webhook) || !transition_shows(t, &kind)) return;
     if (kind == TRANSITION_CONNECTIONS) return;
-    if (!presence_may_wait(&server->presence, batch->changes, CHANGES_MAX)) {
+    bool alone = server->clustered && !server->hub.follows;
+    if (alone || !presence_may_wait(&server->presence, batch->changes, CHANGES_MAX)) {
         count_one(&server->counters.webhook_dead);
         return;
     }
+    server->node.told = t->sequence;
     struct buffer *event = &server->hub.event;
     if (!event->len) event_write(event, server->epoch, t, event_time(server, now), false);
-    store_batch_change(batch, wall_of(now), (struct span){event->at, event->len});
+    store_batch_change(batch, wall_of(now), (struct span){event->at, event->len}, false);
 }
 
 /* [hub] Notes that a user changed, if somebody follows them: their watchers are to be told. From
@@ -20633,7 +21012,7 @@ static void hub_greet(struct server *server, struct connection *c, struct instan
                       struct span id)
 {
     struct hub *hub = &server->hub;
-    bool waits = server->clustered && !node_alone(&server->node);
+    bool waits = server->clustered;
     if (waits) connection_flush(server, c, now); /* the 101 does not wait */
     if (c->session.state != CONNECTION_OPEN) return;
     hub_reply_hello(server, c, id);
@@ -21016,12 +21395,13 @@ static void hub_engine_told(struct server *server, struct job *job)
 
 /* [hub; table_lock] Takes the engine's clock for that of the tables; what is measured by it goes on
  * as before. */
-static void hub_take_clock(struct server *server, int64_t offset)
+static void hub_take_clock(struct server *server, int64_t offset, int64_t doubt)
 {
     int64_t step = offset - atomic_load(&server->wall_offset);
     int64_t apart = offset - (clock_wall_ms() - clock_mono_ms());
     /* Within what a round trip hides both clocks are the same, and ours is the steadier one. */
-    if (apart <= ENGINE_CLOCK_MOVED && apart >= -ENGINE_CLOCK_MOVED) {
+    doubt += ENGINE_CLOCK_MOVED;
+    if (apart <= doubt && apart >= -doubt) {
         offset -= apart;
         step -= apart;
     }
@@ -21041,6 +21421,50 @@ static void hub_take_clock(struct server *server, int64_t offset)
     if (!step) return;
     presence_step_clock(&server->presence, step);
     presence_step_clock(server_own(server), step);
+}
+
+/* [hub] The log is followed from here on, or again: the webhook is told to begin again, and what is
+ * in the outbox of other epochs is given up; but not if all of the epoch before is in it. */
+static void hub_reset_webhook(struct server *server, struct instant now)
+{
+    struct store_batch *batch = &server->presence.ended;
+    struct node *node = &server->node;
+    struct buffer text = {0};
+    if (!webhook_wanted(&server->webhook)) return;
+    if (node->replica.incarnations[INCARNATION_SELF]->kept)
+        store_batch_forget(batch, server->epoch);
+    node->told = server->presence.sequence;
+    json_begin(&text);
+    position_write(&text, server_position(server));
+    json_text(&text, "change", "reset");
+    json_null(&text, "user");
+    json_null(&text, "reason");
+    json_close(&text, '}');
+    store_batch_change(batch, wall_of(now), (struct span){text.at, text.len}, true);
+    buffer_free(&text);
+}
+
+/* [hub] What the webhook's thread has to know of the cluster, and what the log of it. */
+static void hub_cluster_webhook(struct server *server)
+{
+    struct webhook *hook = &server->webhook;
+    struct node *node = &server->node;
+    const struct replica *r = &node->replica;
+    if (!webhook_wanted(hook)) return;
+    node->hooks = atomic_load(&server->store->writable);
+    struct position delivered = {0};
+    if (node->state == NODE_SETTLED) delivered = (struct position){r->epoch, r->delivered};
+    int64_t until = node_posts_until(node);
+    bool news = atomic_exchange(&hook->posts_until, until) != until;
+    lock_take(&hook->lock, RANK_WEBHOOK);
+    struct position posted = hook->posted;
+    news |=
+        hook->delivered.epoch != delivered.epoch || hook->delivered.sequence != delivered.sequence;
+    hook->delivered = delivered;
+    lock_give(&hook->lock, RANK_WEBHOOK);
+    if (delivered.epoch && posted.epoch == delivered.epoch && posted.sequence > node->posted)
+        node->posted = posted.sequence;
+    if (news) webhook_wake(hook);
 }
 
 /* [hub] Positions are of another epoch from here on: streams are told to begin again. */
@@ -21067,6 +21491,8 @@ static void hub_new_epoch(struct server *server, struct instant now)
     }
     hub->awaiting = 0;
     buffer_free(&text);
+    hub->follows = !node_alone(&server->node);
+    if (hub->follows) hub_reset_webhook(server, now);
 }
 
 /* [hub] What the node did is told, each change once and under the epoch that it is of. */
@@ -21088,7 +21514,7 @@ static void hub_cluster_read(struct server *server, struct instant now)
         engine_hears(&server->engine, tell);
         lock_take(&server->table_lock, RANK_TABLE);
         if (tell->kind == ENGINE_UP || tell->kind == ENGINE_CLOCK)
-            hub_take_clock(server, tell->offset);
+            hub_take_clock(server, tell->offset, tell->doubt);
         bool done = node_tell(node, table_time(server, now), now.mono, tell);
         lock_give(&server->table_lock, RANK_TABLE);
         hub_cluster_tell(server, now);
@@ -21128,14 +21554,15 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
     return true;
 }
 
-/* [hub] True if what somebody waits for has come back in the log, or need not be waited for. */
+/* [hub] True if what somebody waits for has come back in the log, or need not be waited for: while we
+ * are alone, if it is in the table that is shown. */
 static bool hub_came_back(struct server *server, uint64_t n, struct span id)
 {
     const struct node *node = &server->node;
-    if (node_alone(node)) return true;
-    if (n) return node->replica.incarnations[INCARNATION_SELF]->n >= n;
+    bool alone = node_alone(node);
+    if (n) return alone || node->replica.incarnations[INCARNATION_SELF]->n >= n;
     const struct user *user = presence_find(server_own(server), id);
-    return !user || user->dirty < DIRTY_STATE;
+    return !user || user->dirty < DIRTY_STATE || (alone && user->dirty != DIRTY_STATE);
 }
 
 /* [hub] Answers workers whose change has come back, or who have waited long enough. */
@@ -21237,12 +21664,14 @@ static void hub_ask_connections(struct server *server, struct job *job)
         return;
     }
     ask->question = node_random(node);
+    lock_take(&server->table_lock, RANK_TABLE); /* it counts what it writes */
     node_say(node, table_time(server, now),
              &(struct record){.kind = RECORD_WANT,
                               .want = WANT_CONNECTIONS,
                               .number = node->request,
                               .about = ask->question,
                               .id = ask->id});
+    lock_give(&server->table_lock, RANK_TABLE);
     ask->deadline = now.mono + ANSWER_WAIT_MS;
     ask->finish = hub_ask_answered;
     TAILQ_INSERT_TAIL(&server->hub.waits, ask, waiting);
@@ -21265,6 +21694,8 @@ static void hub_cluster_publish(struct server *server, struct instant now)
     if (state == before) return;
     bool was = before == NODE_SETTLED, is = state == NODE_SETTLED;
     atomic_store(&server->node_state, state);
+    if (strcmp(NODE_STATES[state], NODE_STATES[before]))
+        atomic_store(&server->state_since, wall_of(now));
     if (is) atomic_store(&server->joined, true);
     if (is) atomic_store(&server->alone_since, 0);
     else if (was) atomic_store(&server->alone_since, wall_of(now));
@@ -21290,6 +21721,7 @@ static void hub_cluster(struct server *server, struct instant now)
     struct hub *hub = &server->hub;
     struct node *node = &server->node;
     hub_cluster_read(server, now);
+    hub_cluster_webhook(server);
     hub_begin_part(hub, HUB_CLUSTER_US);
     hub->cluster_works = true;
     while (hub->cluster_works && clock_work_us() < hub->until) {
@@ -21328,12 +21760,15 @@ static void server_begin_node(struct server *server)
                       .read_leavers = hub_node_reads_leavers,
                       .context = server,
                       .patient = server->store->was_position_epoch != 0,
+                      .hooks = webhook_wanted(&server->webhook),
                       .since = server->store->was_known,
                       .margin = o->threshold + SEEN_FLUSH_MS + o->ping_interval + o->pong_timeout};
     snprintf(node->name, sizeof node->name, "%s", name);
     node_init(node, table_time(server, server->started), &server->presence, server->store->node);
     server->epoch = node->epoch;
+    node->alone_since = server->started.mono;
     atomic_store(&server->alone_since, wall_of(server->started));
+    atomic_store(&server->state_since, wall_of(server->started));
 }
 
 /* [hub] How long the hub may sleep for what the node has to do. */
@@ -24032,6 +24467,138 @@ static void api_totals(struct server *server, struct instant now, struct totals 
  * /admin/stats, /metrics, streams of events, history, health, and the files of web/. Nothing here
  * changes anything but api_events and api_admin_events, which hand their connection to the hub. */
 
+/* A node of the cluster, as /admin/stats lists it. */
+struct node_row {
+    uint64_t id; /* 0: nobody knows whose users these are */
+    const char *state;
+    bool lives;
+    size_t users, connections;
+    int64_t heard; /* wall: its last entry */
+    char name[NODE_NAME_MAX + 1];
+};
+
+/* What a node says of itself and of the others, of one moment. The rows are the reader's. */
+struct cluster_stats {
+    uint32_t epoch;
+    size_t own_users, remote_users, own_connections, remote_connections, living;
+    int64_t delay, delay_most;
+    struct cluster_counts count;
+    struct node_row *rows;
+    size_t row_count;
+};
+
+/* [any; table_lock] What an incarnation is to this node. Alone it does not know of the others. */
+static const char *node_row_state(const struct node *node, const struct replica *r, size_t i)
+{
+    const struct incarnation *inc = r->incarnations[i];
+    if (i == INCARNATION_SELF) return NODE_STATES[node->state];
+    if (inc->evicted) return "gone";
+    if (node_alone(node)) return "unknown";
+    if (!incarnation_lives(r, inc)) return "silent";
+    return inc->whole ? "settled" : "joining";
+}
+
+/* [any; table_lock] Lists the nodes whose users are shown, this one first. Incarnations of one node
+ * are one row: those that are gone matter only while users of theirs are waited for. */
+static void cluster_list_nodes(const struct node *node, struct cluster_stats *c)
+{
+    const struct replica *r = node_alone(node) ? &node->before : &node->replica;
+    for (size_t i = 0; i < r->count; i++) {
+        const struct incarnation *inc = r->incarnations[i];
+        bool self = i == INCARNATION_SELF;
+        if (!self && !inc->users && (inc->evicted || !inc->n)) continue;
+        struct node_row *row = NULL;
+        for (size_t k = 0; k < c->row_count && !row; k++)
+            if (c->rows[k].id == inc->node) row = &c->rows[k];
+        bool found = row != NULL;
+        if (!found) {
+            c->rows = mem_resize(c->rows, (c->row_count + 1) * sizeof *c->rows);
+            row = &c->rows[c->row_count++];
+            *row = (struct node_row){.id = inc->node};
+        }
+        row->users += inc->users;
+        row->connections += inc->connections;
+        if (found && inc->evicted) continue;
+        row->state = node_row_state(node, r, i);
+        row->lives = self || (!node_alone(node) && incarnation_lives(r, inc));
+        row->heard = inc->heard;
+        memcpy(row->name, self ? node->name : inc->name, sizeof row->name);
+    }
+    for (size_t k = 0; k < c->row_count; k++) c->living += c->rows[k].lives;
+}
+
+/* [worker] Reads all that is said of the cluster. The caller frees the rows. */
+static void cluster_stats(struct server *server, struct instant now, struct cluster_stats *c)
+{
+    *c = (struct cluster_stats){0};
+    lock_take(&server->table_lock, RANK_TABLE);
+    const struct node *node = &server->node;
+    const struct presence *own = &node->own, *all = &server->presence;
+    size_t users = all->live + all->cached;
+    c->epoch = server->epoch;
+    c->own_users = own->live + own->cached;
+    c->own_connections = own->connections;
+    /* Less where the log does not have all of our own yet. */
+    c->remote_users = users > c->own_users ? users - c->own_users : 0;
+    c->remote_connections =
+        all->connections > own->connections ? all->connections - own->connections : 0;
+    c->delay = node->delay.last;
+    c->delay_most = log_delay_most(node->delay, now.mono);
+    int64_t alone = (int64_t)node->alone_ms;
+    if (node->alone_since) alone += now.mono - node->alone_since;
+    c->count = node->count;
+    c->count.alone_seconds = (uint64_t)(alone / 1000);
+    cluster_list_nodes(node, c);
+    lock_give(&server->table_lock, RANK_TABLE);
+}
+
+/* [worker] Appends the member "cluster" of the stats. The URL is shown whole: it cannot have a
+ * password, see engine_url_parse. */
+static void stats_write_cluster(struct buffer *out, struct server *server, struct instant now)
+{
+    struct cluster_stats c;
+    char id[24];
+    int64_t wall = wall_of(now);
+    cluster_stats(server, now, &c);
+    json_open(out, "cluster", '{');
+    json_text(out, "state", NODE_STATES[atomic_load(&server->node_state)]);
+    json_time(out, "since", atomic_load(&server->state_since), true);
+    snprintf(id, sizeof id, "%08" PRIx32, c.epoch);
+    json_text(out, "epoch", id);
+    snprintf(id, sizeof id, "%016" PRIx64, server->node.id);
+    json_text(out, "node_id", id);
+    json_text(out, "name", server->node.name);
+    json_text(out, "engine", server->options.cluster);
+    json_int(out, "clock_offset_ms", atomic_load(&server->clock_apart));
+    json_int(out, "log_delay_ms", c.delay);
+    json_int(out, "log_delay_max_ms", c.delay_most);
+    json_uint(out, "own_users", c.own_users);
+    json_uint(out, "own_connections", c.own_connections);
+    json_open(out, "nodes", '[');
+    for (size_t i = 0; i < c.row_count; i++) {
+        const struct node_row *row = &c.rows[i];
+        int64_t age = wall - row->heard;
+        json_open(out, NULL, '{');
+        snprintf(id, sizeof id, "%016" PRIx64, row->id);
+        json_text_or_null(out, "node_id", row->id ? id : "");
+        json_text_or_null(out, "name", row->name);
+        json_text(out, "state", row->state);
+        json_uint(out, "users", row->users);
+        json_uint(out, "connections", row->connections);
+        if (row->heard) json_int(out, "last_entry_ms", age > 0 ? age : 0);
+        else json_null(out, "last_entry_ms");
+        json_close(out, '}');
+    }
+    json_close(out, ']');
+    json_open(out, "counters", '{');
+#define X(field, metric, help) json_uint(out, #field, c.count.field);
+    CLUSTER_COUNTER_TABLE(X)
+#undef X
+    json_close(out, '}');
+    json_close(out, '}');
+    free(c.rows);
+}
+
 /* [worker] Appends the member "store" of the stats. */
 static void stats_write_store(struct buffer *out, const struct store_stats *store)
 {
@@ -24098,6 +24665,7 @@ static enum error api_stats(struct server *server, const struct http_request *re
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
     json_close(out, ']');
     stats_write_webhook(out, server, t.store.outbox);
+    if (server->clustered) stats_write_cluster(out, server, request->now);
     stats_write_limits(out, &server->options);
     json_open(out, "counters", '{');
 #define X(field, metric, help) json_uint(out, #field, atomic_load(&server->counters.field));
@@ -24112,6 +24680,55 @@ static void metrics_gauge(struct buffer *out, const char *name, const char *help
 {
     buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s gauge\n", name, help, name);
     buffer_print(out, "presence_%s %" PRId64 "\n", name, value);
+}
+
+/* Appends a gauge of ms, in seconds as Prometheus wants times. */
+static void metrics_seconds(struct buffer *out, const char *name, const char *help, int64_t ms)
+{
+    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s gauge\n", name, help, name);
+    buffer_print(out, "presence_%s %s%" PRId64 ".%03" PRId64 "\n", name, ms < 0 ? "-" : "",
+                 (ms < 0 ? -ms : ms) / 1000, (ms < 0 ? -ms : ms) % 1000);
+}
+
+/* Appends one counter. */
+static void metrics_counter(struct buffer *out, const char *name, const char *help, uint64_t value)
+{
+    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s counter\n", name, help, name);
+    buffer_print(out, "presence_%s %" PRIu64 "\n", name, value);
+}
+
+/* [worker] Appends what a node of a cluster has beside the rest. */
+static void metrics_cluster(struct buffer *out, struct server *server, struct instant now)
+{
+    struct cluster_stats c;
+    int state = atomic_load(&server->node_state);
+    cluster_stats(server, now, &c);
+    metrics_gauge(out, "cluster_state",
+                  "2 with the users of all nodes, 1 while it joins them, 0 alone",
+                  state == NODE_SETTLED                               ? 2
+                  : state == NODE_JOINING || state == NODE_INSTALLING ? 1
+                                                                      : 0);
+    metrics_gauge(out, "cluster_nodes", "nodes that live, as far as this one knows",
+                  (int64_t)c.living);
+    metrics_gauge(out, "cluster_own_users", "users online by this node, by others too or not",
+                  (int64_t)c.own_users);
+    metrics_gauge(out, "cluster_remote_users", "users online by other nodes alone",
+                  (int64_t)c.remote_users);
+    metrics_gauge(out, "cluster_own_connections", "WebSocket connections of users to this node",
+                  (int64_t)c.own_connections);
+    metrics_gauge(out, "cluster_remote_connections", "those to other nodes",
+                  (int64_t)c.remote_connections);
+    metrics_seconds(out, "cluster_log_delay_seconds",
+                    "from the time of the last entry read to when it was applied", c.delay);
+    metrics_seconds(out, "cluster_log_delay_max_seconds",
+                    "the longest such time of the last one to two minutes", c.delay_most);
+    metrics_seconds(out, "cluster_clock_offset_seconds",
+                    "the engine's clock minus that of this machine",
+                    atomic_load(&server->clock_apart));
+#define X(field, metric, help) metrics_counter(out, metric, help, c.count.field);
+    CLUSTER_COUNTER_TABLE(X)
+#undef X
+    free(c.rows);
 }
 
 /* Appends how many upgrades were refused, by the code of the error; those that were. */
@@ -24171,6 +24788,7 @@ static enum error api_metrics(struct server *server, const struct http_request *
     COUNTER_TABLE(X)
 #undef X
     metrics_refusals(out, server);
+    if (server->clustered) metrics_cluster(out, server, request->now);
     return ERROR_NONE;
 }
 
@@ -25883,6 +26501,7 @@ static bool server_start_webhook(struct server *server)
     hook->counters = &server->counters;
     hook->store = server->store;
     hook->hub = &server->hub.loop;
+    hook->clustered = server->clustered;
     hook->running = hook->wake >= 0 && thread_start(&hook->thread, webhook_run, hook);
     return hook->running;
 }

@@ -5,6 +5,8 @@
 #include "unit/broadcast.c"
 #include "unit/certificates.c"
 #include "unit/cluster.c"
+#include "unit/cluster_webhook.c"
+#include "unit/cluster_stats.c"
 #include "unit/connections.c"
 #include "unit/curve.c"
 #include "unit/engine.c"
@@ -68,6 +70,8 @@ static const struct {
     {"certificates", CERTIFICATES_TESTS, COUNT_OF(CERTIFICATES_TESTS), true, NULL, NULL},
     {"webhooks", WEBHOOKS_TESTS, COUNT_OF(WEBHOOKS_TESTS), true, NULL, NULL},
     {"cluster", CLUSTER_TESTS, COUNT_OF(CLUSTER_TESTS), false, NULL, NULL},
+    {"cluster_webhook", CLUSTER_WEBHOOK_TESTS, COUNT_OF(CLUSTER_WEBHOOK_TESTS), false, NULL, NULL},
+    {"cluster_stats", CLUSTER_STATS_TESTS, COUNT_OF(CLUSTER_STATS_TESTS), false, NULL, NULL},
     {"engine", ENGINE_TESTS, COUNT_OF(ENGINE_TESTS), true, real_start, real_stop},
     {"connections", CONNECTIONS_TESTS, COUNT_OF(CONNECTIONS_TESTS), true, NULL, NULL},
     {"broadcast", BROADCAST_TESTS, COUNT_OF(BROADCAST_TESTS), true, NULL, NULL},

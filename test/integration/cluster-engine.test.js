@@ -56,7 +56,7 @@ sideBySide(() => {
     const wrong = file(dir, 'wrong', 'open\n');
     const at = [...SOME, '--data', path.join(dir, 'data'), '--cluster', engine.url()];
     await refusedStart([...at, '--cluster-password-file', password], ['--cluster-password-file']);
-    engine.say('ACL', 'SETUSER', 'node', 'on', '>open sesame', '~{test}:*', '+auth', '+client|setname', '+info',
+    engine.say('ACL', 'SETUSER', 'node', 'on', '>open sesame', '~{test}:*', '+client|setname', '+info',
       '+script|load', '+evalsha', '+time', '+ping', '+hget', '+hmget', '+hset', '+del', '+expire', '+xadd', '+xread',
       '+xrange', '+xrevrange');
     const right = ['--cluster-user', 'node', '--cluster-password-file', password];

@@ -148,7 +148,7 @@ const CONSTANTS = {
 };
 
 /** Names in capitals, file names and joints at which a diagnostic is put together at run time. */
-const JOINTS = /\b[A-Z][A-Z_]*\b|; |\/data\.mdb|^store: /;
+const JOINTS = /\b[A-Z][A-Z_]*\b|; |\/data\.mdb|^(?:store|cluster): /;
 
 const CHECKS = {
   'the list of sections in presence.c is its banners': ({ source }) => {
@@ -226,6 +226,16 @@ const CHECKS = {
       .filter((part) => !text.includes(part)).map((part) => `${part} | ${line}`)).concat(found.length < 15 ? ['too few'] : []);
   },
 
+  'every line about a cluster is a diagnostic': ({ source, manual }) => {
+    const text = source.replace(/"\s*PRI\w+\s*"/g, '').replace(/"\s*\n\s*"/g, '');
+    const said = section(manual, 'DIAGNOSTICS');
+    const lines = [...text.matchAll(/(?:log_line|engine_fail_wrong)\([^;]*?"(--cluster[^"]*|cluster: [^"]*)"/g)].map((match) => match[1])
+      .concat([...text.matchAll(/\[CAUSE_\w+\] = \{LOG_(?!DEBUG)\w+,\s*"([^"]*)"\}/g)].map((match) => `cluster: ${match[1]}`));
+    const joints = /%[.*\d]*(?:zu|[sdu])?/;
+    return lines.filter((line) => line.split(joints).some((part) => !said.includes(part)))
+      .concat(lines.length < 20 ? [`only ${lines.length}`] : []);
+  },
+
   'every route is in presence-protocol.7 with its method': ({ source, protocol }) => differ(
     items(section(protocol, 'ROUTES'), /^\.It Ic (\S+) Pa (\S+)$/gm).map(([match]) => `${match[1]} ${match[2]}`),
     [...routes(source), ...FILES],
@@ -267,7 +277,8 @@ const CHECKS = {
   'every counter is in presence-protocol.7': ({ source, protocol }) => differ(
     items(section(protocol, 'METRICS'), /^\.It Va presence_(\w+) Pq Va (\w+)$/gm)
       .map(([match, text]) => `${match[2]} ${match[1]}: ${text.trim().split('\n')[0]}`),
-    table(source, 'COUNTER_TABLE').map(([field, metric, text]) => `${field} ${metric}: ${text}`),
+    ['COUNTER_TABLE', 'CLUSTER_COUNTER_TABLE'].flatMap((name) => table(source, name))
+      .map(([field, metric, text]) => `${field} ${metric}: ${text}`),
   ),
 
   'every message is in presence-protocol.7': ({ source, protocol }) => {
@@ -345,6 +356,9 @@ const BREAKS = [
   ['presence.1 has the names of the environment and no others', 'manual', '.It Ev ONLINE_THRESHOLD_SECONDS', '.It Ev ONLINE_SECONDS'],
   ['presence.1 has the names of the environment and no others', 'manual', '.Ev PRESENCE_LISTEN', '.Ev PRESENCE_ADDRESS'],
   ['every diagnostic is a text of the program', 'manual', 'name a new file"', 'name another file"'],
+  ['every line about a cluster is a diagnostic', 'manual', 'is empty: all nodes', 'is empty: some nodes'],
+  ['every line about a cluster is a diagnostic', 'source', '"the others took this node', '"all took this node'],
+  ['every line about a cluster is a diagnostic', 'source', '" +evalsha +time', '" +eval +time'],
   ['every route is in presence-protocol.7 with its method', 'protocol', '.It Ic DELETE Pa', '.It Ic POST Pa'],
   ['every route is in presence-protocol.7 with its method', 'source', '"/healthz"', '"/livez"'],
   ['every route is in the README with its method', 'readme', '| POST `/api/presence` |', '| PUT `/api/presence` |'],
@@ -357,6 +371,7 @@ const BREAKS = [
   ['every reason is in presence-protocol.7', 'protocol', '.It Cm dropped Ta', '.It Cm broken Ta'],
   ['every reason has words on the admin page', 'words', "['node_lost',", "['node_gone',"],
   ['every counter is in presence-protocol.7', 'protocol', 'presence_kicks_total Pq', 'presence_kicked_total Pq'],
+  ['every counter is in presence-protocol.7', 'protocol', 'presence_cluster_joins_total Pq', 'presence_cluster_joined_total Pq'],
   ['every counter is in presence-protocol.7', 'source', 'X(kicks, "kicks_total"', 'X(kicks, "kicked_total"'],
   ['every message is in presence-protocol.7', 'protocol', '.It Cm unwatch', '.It Cm unfollow'],
   ['every message is in presence-protocol.7', 'protocol', '.It Cm hello', '.It Cm welcome'],
@@ -423,6 +438,9 @@ test('docs: every option is read from the environment', async () => {
 
 // ---- The pages and a running server ----
 
+/** What a node whose engine is not there says. */
+const AWAY = [/level=warn msg="(--cluster: cannot reach the engine|cluster: the engine is away)/];
+
 /** The names in a value, all the way down; of a list those of its first entry. */
 function shape(value) {
   if (Array.isArray(value)) return value.slice(0, 1).map(shape);
@@ -487,18 +505,21 @@ test('docs: the answers in presence-protocol.7 have the members of real ones', a
 test('docs: /admin/stats and /metrics are in presence-protocol.7', async (t) => {
   const protocol = read('man/presence-protocol.7');
   const receiver = await startReceiver(t); // so that there is a member for it
-  const server = await startSecure(t, { args: receiver.args });
+  // A node whose engine is away has all that one has which is not.
+  const server = await startSecure(t, { args: [...receiver.args, '--cluster', 'redis://127.0.0.1:1/test'], allow: AWAY });
   const stats = (await request(server, 'GET', '/admin/stats')).json;
   const [, text] = items(section(protocol, 'ROUTES'), /^\.It Ic (\S+) Pa (\S+)$/gm).find(([match]) => match[2] === '/admin/stats');
   const said = new Set([...text.matchAll(/\bVa ([\w ,]+)/g)].flatMap((match) => match[1].split(/[ ,]+/)));
   const { counters, limits, ...rest } = stats;
-  const real = ['counters', 'limits', ...Object.keys(rest), ...Object.values(rest)
+  const { cluster: { counters: clusterCounters, nodes: [node] } } = rest;
+  const real = ['counters', 'limits', ...Object.keys(node), ...Object.keys(rest), ...Object.values(rest)
     .map((one) => (Array.isArray(one) ? one[0] : one))
     .flatMap((one) => (one && typeof one === 'object' ? Object.keys(one) : []))];
   assert.deepEqual(real.filter((name) => !said.has(name)), []);
   assert.deepEqual([...said].filter((name) => name && !real.includes(name)), []);
   const source = read('presence.c');
   assert.deepEqual(Object.keys(counters), table(source, 'COUNTER_TABLE').map(([field]) => field));
+  assert.deepEqual(Object.keys(clusterCounters), table(source, 'CLUSTER_COUNTER_TABLE').map(([field]) => field));
   assert.deepEqual(Object.keys(limits), options(source).filter(({ type }) => ['DURATION', 'SIZE', 'COUNT'].includes(type)).map(({ name }) => name));
 
   const metrics = (await request(server, 'GET', '/metrics')).text;

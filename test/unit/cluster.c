@@ -233,6 +233,10 @@ struct rig {
     size_t causes[16];
 };
 
+/* What else a test does at a node, for cluster_webhook.c: NULL otherwise. */
+enum rig_moment { RIG_STARTS, RIG_TURNS, RIG_TELLS, RIG_TOLD };
+static void (*rig_also)(struct rig_node *, enum rig_moment, const struct transition *);
+
 static uint32_t rig_random(void *context)
 {
     struct rig_node *n = context;
@@ -620,6 +624,7 @@ static void rig_node_start(struct rig_node *n)
                             .tell = rig_cause,
                             .context = n,
                             .random = rig_random,
+                            .hooks = true,
                             .read_leavers = rig_reads,
                             .margin = RIG_MARGIN,
                             .since = n->known,
@@ -638,6 +643,7 @@ static void rig_node_start(struct rig_node *n)
     }
     n->at = (struct stream_id){0};
     n->down = true;
+    if (rig_also) rig_also(n, RIG_STARTS, NULL);
 }
 
 static void rig_node_end(struct rig_node *n)
@@ -665,6 +671,7 @@ static void rig_note(struct rig_node *n)
         bool was = n->online[user];
         n->online[user] = t->state != USER_OFFLINE;
         if (t->kind == TRANSITION_QUIET) continue;
+        if (rig_also) rig_also(n, RIG_TELLS, t);
         assert_int_equal(t->kind == TRANSITION_JOIN, !was && t->state != USER_OFFLINE);
         assert_int_equal(t->kind == TRANSITION_LEAVE, was && t->state == USER_OFFLINE);
         n->events = mem_resize(n->events, (n->event_count + 1) * sizeof *n->events);
@@ -673,6 +680,7 @@ static void rig_note(struct rig_node *n)
             t->reason,     t->connections, t->online_since, t->last_seen, n->rig->now};
     }
     presence_clear_transitions(p);
+    if (rig_also) rig_also(n, RIG_TOLD, NULL);
 }
 
 /* One user's contributions as the node has them, in a text that does not depend on their order. */
@@ -696,6 +704,7 @@ static void rig_turn(struct rig_node *n)
     struct rig *rig = n->rig;
     struct instant now = {rig->now, 0};
     if (!n->alive || n->paused) return;
+    if (rig_also) rig_also(n, RIG_TURNS, NULL);
     presence_tick(&n->node.own, now, SIZE_MAX);
     for (struct rig_tell *t; !node_busy(&n->node) && (t = STAILQ_FIRST(&n->tells));) {
         if (!t->tell.n) n->seen_open += t->tell.kind == ENGINE_UP || t->tell.kind == ENGINE_EPOCH;

@@ -27,7 +27,7 @@ static void outbox_add(struct store_batch *batch, struct outbox_model *m)
 {
     char text[64];
     int n = snprintf(text, sizeof text, "{\"position\":\"0000000a-%d\"}", m->next++);
-    store_batch_change(batch, m->wall, (struct span){text, (size_t)n});
+    store_batch_change(batch, m->wall, (struct span){text, (size_t)n}, false);
 }
 
 /* Reads the next serial of a taken's text; *at moves behind it. */
@@ -62,9 +62,9 @@ static int outbox_take(struct store *st, struct outbox_model *m, size_t most, ui
     assert_int_equal(taken.count, count);
     assert_true((size_t)count <= most);
     if (count) { /* the same text as that of its first change says */
-        char want[32], position[POSITION_TEXT];
+        char want[32], name[DELIVERY_TEXT];
         snprintf(want, sizeof want, "0000000a-%d", m->first);
-        assert_string_equal(outbox_batch_position(&taken, position), want);
+        assert_string_equal(outbox_batch_name(&taken, false, name), want);
     }
     *last = taken.last;
     buffer_free(&taken.text);
@@ -332,7 +332,150 @@ static void outbox_sums_waits_over_restarts(void **state)
     place_remove(&p);
 }
 
+/* What texts say of their position. */
+static const struct {
+    const char *text;
+    uint32_t epoch;
+    uint64_t sequence;
+} POSITIONS[] = {
+    {"{\"position\":\"0000000a-7\",\"change\":\"join\"}", 10, 7},
+    {"{\"position\":\"fffffffe-18446744073709551615\"}", 0xfffffffe, UINT64_MAX},
+    {"{\"position\":\"0000000a-07\"}", 0, 0},
+    {"{\"position\":\"0000000a-7", 0, 0},
+    {"{\"position\":\"", 0, 0},
+    {"{\"position\":7}", 0, 0},
+    {"{ \"position\":\"0000000a-7\"}", 0, 0},
+    {"{}", 0, 0},
+    {"", 0, 0},
+};
+
+static void changes_say_their_position(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < COUNT_OF(POSITIONS); i++) {
+        size_t len = strlen(POSITIONS[i].text);
+        char *exact = mem_new(len + 1);
+        memcpy(exact, POSITIONS[i].text, len);
+        exact = mem_resize(exact, len ? len : 1);
+        struct position at = change_position((struct span){exact, len});
+        assert_int_equal(at.epoch, POSITIONS[i].epoch);
+        assert_true(at.sequence == POSITIONS[i].sequence);
+        free(exact);
+    }
+}
+
+/* A node's outbox: what others delivered is passed over, other epochs are forgotten, and a reset is
+ * taken alone, whatever came before it and in which pieces; against a list. */
+static void outbox_follows_a_log(void **state)
+{
+    (void)state;
+    static struct {
+        uint32_t epoch;
+        uint64_t sequence;
+        bool apart;
+    } list[20000];
+    struct test_place p = place_make();
+    struct store *st = outbox_open(&p, 1000000, 9);
+    struct store_batch batch = {0};
+    size_t first = 0, count = 0, expect = 0;
+    uint64_t sequence = 1, dead = atomic_load(&test_counters.webhook_dead);
+    uint32_t epoch = 1;
+    srand(20261129);
+    for (int round = 0; round < 3000; round++) {
+        int what = rand() % 100;
+        if (what < 60) {
+            bool apart = rand() % 10 == 0;
+            char text[64];
+            if (apart && rand() % 3 == 0) epoch++, sequence = (uint64_t)rand() % 50;
+            sequence += 1 + (uint64_t)rand() % 3;
+            int n = snprintf(text, sizeof text, "{\"position\":\"%08x-%d\"}", epoch, (int)sequence);
+            if (apart && rand() % 2) { /* as a node does that joins */
+                store_batch_forget(&batch, epoch);
+                size_t kept = first;
+                for (size_t i = first; i < count; i++) {
+                    if (list[i].epoch == epoch) list[kept++] = list[i];
+                    else expect++;
+                }
+                count = kept;
+            }
+            store_batch_change(&batch, 1000, (struct span){text, (size_t)n}, apart);
+            list[count].epoch = epoch;
+            list[count].apart = apart;
+            list[count++].sequence = sequence;
+            if (rand() % 3) write_now(st, &batch);
+        } else if (what < 80) { /* the log says how far somebody came */
+            struct position at = {epoch - (uint32_t)(rand() % 4 == 0), 0};
+            uint64_t through = atomic_load(&st->outbox_done), before = through;
+            write_now(st, &batch);
+            if (count > first)
+                at.sequence = list[first + (size_t)rand() % (count - first)].sequence;
+            assert_true(store_outbox_pass(st, at, &through));
+            size_t passed = first;
+            for (size_t i = first; i < count; i++) {
+                if (list[i].epoch != at.epoch) continue;
+                if (list[i].sequence > at.sequence) break;
+                passed = i + 1;
+            }
+            assert_int_equal(through > before, passed > first);
+            first = passed;
+            atomic_store(&st->outbox_done, through);
+            if (rand() % 2) store_batch_delivered(&batch, through);
+        } else if (what < 95) { /* we come further ourselves */
+            struct outbox_batch taken = {0};
+            write_now(st, &batch);
+            assert_true(store_outbox_close(st));
+            int found = store_outbox_next(st, &taken);
+            assert_int_equal(found, first < count);
+            for (size_t i = 0; i < taken.count; i++) {
+                assert_true(!list[first + i].apart || taken.count == 1);
+                if (!i) assert_true(taken.from.sequence == list[first].sequence);
+                if (!i) assert_int_equal(taken.from.epoch, list[first].epoch);
+            }
+            if (found) assert_true(taken.to.sequence == list[first + taken.count - 1].sequence);
+            if (found && rand() % 4) {
+                atomic_store(&st->outbox_done, taken.last);
+                first += taken.count;
+            }
+            store_outbox_pin(st, 0);
+            buffer_free(&taken.text);
+        } else if (what == 95) { /* kill -9: what the store was told is what it knows */
+            write_now(st, &batch);
+            store_batch_delivered(&batch, atomic_load(&st->outbox_done));
+            write_now(st, &batch);
+            store_close(st);
+            st = outbox_open(&p, 1000000, 9);
+        }
+        if (count > COUNT_OF(list) - 10) break;
+    }
+    write_now(st, &batch);
+    struct store_stats stats;
+    store_stats(st, &stats);
+    assert_int_equal(stats.outbox, count - first);
+    assert_int_equal(atomic_load(&test_counters.webhook_dead) - dead, expect);
+    assert_true(expect > 50);
+    store_close(st);
+    buffer_free(&batch.ops);
+    place_remove(&p);
+}
+
+static void deliveries_are_named(void **state)
+{
+    (void)state;
+    struct outbox_batch batch = {.from = {10, 7}, .to = {10, 9}};
+    char name[DELIVERY_TEXT];
+    assert_string_equal(outbox_batch_name(&batch, false, name), "0000000a-7");
+    assert_string_equal(outbox_batch_name(&batch, true, name), "0000000a-7-9");
+    batch.from = batch.to = (struct position){UINT32_MAX, UINT64_MAX};
+    assert_string_equal(outbox_batch_name(&batch, true, name),
+                        "ffffffff-18446744073709551615-18446744073709551615");
+    batch.from = (struct position){0};
+    assert_string_equal(outbox_batch_name(&batch, false, name), "");
+}
+
 static const struct CMUnitTest OUTBOX_TESTS[] = {
+    cmocka_unit_test(changes_say_their_position),
+    cmocka_unit_test(outbox_follows_a_log),
+    cmocka_unit_test(deliveries_are_named),
     cmocka_unit_test(outbox_keeps_order_and_company),
     cmocka_unit_test(outbox_gives_up_the_oldest),
     cmocka_unit_test(outbox_spares_what_is_being_delivered),

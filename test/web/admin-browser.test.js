@@ -194,6 +194,62 @@ test('the server panel: program, store, limits, counters', async (t) => {
   await checkAxe(page);
 });
 
+const RLO = String.fromCharCode(0x202e); // turns the text behind it
+const node = (name, facts) => ({ node_id: Buffer.from(name).toString('hex').padEnd(16, '0').slice(0, 16), name,
+  state: 'settled', users: 12, connections: 15, last_entry_ms: 900, ...facts });
+/** What /admin/stats says of a cluster of three, and of users whose node nobody knows any more. */
+const clustered = (facts = {}) => {
+  const nodes = [node('a'), node('c', { state: 'joining', users: 0 }),
+    node(`<b>${RLO}b</b>`, { state: 'silent', last_entry_ms: 9000 }),
+    { ...node('x'), node_id: null, name: null, state: 'gone', last_entry_ms: null }];
+  return { state: 'settled', since: new Date(Date.now() - 7200000).toISOString(), epoch: '5939c933',
+    node_id: nodes[1].node_id, name: 'c', engine: 'redis://10.0.0.5:6379/presence', clock_offset_ms: -4,
+    log_delay_ms: 3, log_delay_max_ms: 1400, own_users: 1234, own_connections: 1300, nodes,
+    counters: { entries_written: 42, epochs: 1, evicted: 0, differences: 0, alone_seconds: 61 }, ...facts };
+};
+const states = (page, within) => page.$$eval(`${within} .state`, (all) => all.map((one) => [one.innerText, one.dataset.state].join(' ')));
+
+test('the nodes of a cluster: this one first, how each is, and late changes', async (t) => {
+  const { page } = await admin(t, { users: 3, cluster: clustered() }, { hash: '#/server' });
+  await untilText(page, 'cluster-facts', /Engine\s+redis:\/\/10\.0\.0\.5:6379\/presence/);
+  assert.equal(await page.isVisible('#cluster-note'), false);
+  const rows = await page.$$eval('#node-rows tr', (all) => all.map((tr) => [...tr.children].map((cell) => cell.innerText).join(' | ')));
+  assert.deepEqual(rows, ['c (this one) | joining | 0 | 15 | just now',
+    '<b><U+202E>b</b> | silent | 12 | 15 | 9 s ago', 'a | settled | 12 | 15 | just now',
+    'nodes that are lost | gone | 12 | 15 | never']);
+  assert.deepEqual(await states(page, '#node-rows'), ['joining warn', 'silent warn', 'settled good', 'gone bad']);
+  assert.deepEqual(await states(page, '#cluster-facts'), ['settled good', '3 ms good', '1.4 s warn', '-4 ms good', '0 good', '0 good']);
+  assert.match(await text(page, 'cluster-facts'), /Users here\s+1,234, 1,300 connections\s+Alone, or joining\s+1 min since the start/);
+  assert.match(await text(page, 'counter-facts'), /cluster entries written\s+42/);
+  await checkAxe(page);
+});
+
+test('a server that is alone says so on every part of the page', async (t) => {
+  const { server, page } = await admin(t, { users: 3, cluster: clustered({ state: 'alone' }) });
+  await untilText(page, 'cluster-note', /^This server is alone: .* Since \d\d:\d\d\.$/);
+  await checkAxe(page);
+  await page.click('#nav-server');
+  assert.equal(await page.isVisible('#cluster-note'), true);
+  assert.deepEqual((await states(page, '#cluster-facts'))[0], 'alone bad');
+  server.cluster = clustered({ clock_offset_ms: 700, counters: { ...clustered().counters, differences: 2, evicted: 1 } });
+  await page.click('#refresh');
+  await page.waitForSelector('#cluster-note', { state: 'hidden' });
+  assert.deepEqual((await states(page, '#cluster-facts')).slice(3), ['700 ms warn', '1 warn', '2 bad']);
+  server.cluster = undefined;
+  await page.click('#refresh');
+  await page.waitForSelector('#cluster', { state: 'hidden' });
+});
+
+test('the nodes of a cluster on a phone, in the dark: nothing is cut off', async (t) => {
+  const cluster = clustered({ state: 'alone' });
+  cluster.nodes.push(node('w'.repeat(64)));
+  const { page } = await admin(t, { users: 3, cluster }, { hash: '#/server', colorScheme: 'dark', viewport: { width: 360, height: 740 } });
+  await untilText(page, 'node-rows', /w{64}/);
+  assert.equal(await page.evaluate(() => document.documentElement.scrollWidth <= 360
+    && document.getElementById('nodes').getBoundingClientRect().right <= 360), true);
+  await checkAxe(page);
+});
+
 test('A01 hostile ids are text: no markup, no script, no turned words', async (t) => {
   const ids = ['"><svg/onload=alert(1)>', '=1+1', '</script><script>alert(1)</script>',
     '<img src=x onerror=alert(1)>', '__proto__', 'constructor', 'a/b?c#d%2F', 'javascript:alert(1)',

@@ -123,6 +123,18 @@ test('the panel and the overview show what the server says of itself', async (t)
   await untilText(page, 'chart-text', /^(No samples yet\.|Most \d)/);
 });
 
+test('a node of a cluster whose engine is away says that it is alone', async (t) => {
+  const server = await start(t, { args: ['--cluster', 'redis://127.0.0.1:1/test', '--node-name', 'a<b>'],
+    allow: [/level=warn msg="(--cluster: cannot reach|cluster: the engine is away)/] });
+  await connect(server, 'alice');
+  const page = await admin(t, server);
+  await untilText(page, 'cluster-note', /^This server is alone: /);
+  await page.click('#nav-server');
+  await untilText(page, 'cluster-facts', /State\s+alone for [^]*Engine\s+redis:\/\/127\.0\.0\.1:1\/test/);
+  assert.match(await text(page, 'node-rows'), /^a<b> \(this one\)\s+alone\s+[01]\s+[01]\s/);
+  await checkAxe(page);
+});
+
 nodeTest('sign in and out with the password of the server', { timeout: 60000 }, async (t) => {
   const hashed = spawnSync(binary, ['--hash-password'], { input: 'open sesame\n', encoding: 'utf8' });
   if (hashed.status !== 0) return t.skip('no --hash-password in this server');

@@ -3,6 +3,7 @@
 
 import { atServer, openStream, request, steady } from './api.js';
 import { drawChart } from './chart.js';
+import { drawCluster } from './cluster.js';
 import { showUser, shownUser, startDetail, userChanged } from './detail.js';
 import { byId, idle, on, setIcon, setText, tick } from './dom.js';
 import { clockSeconds, count, plural } from './format.js';
@@ -218,6 +219,7 @@ async function loadStats() {
     mine.heard = steady();
     mine.dirty = true;
     hear(stats.position);
+    drawCluster(stats);
     if (!byId('server').hidden) drawServer(stats);
   } catch (error) {
     failed(error);

@@ -47,6 +47,9 @@ export function lasting(ms) {
   return h % 24 ? `${days} ${h % 24} h` : days;
 }
 
+/** A short time, exact: 12 ms, 1.4 s; it may be negative. */
+export const brief = (ms) => (Math.abs(ms) < 1000 ? `${ms} ms` : `${(ms / 1000).toFixed(1)} s`);
+
 /** How long ago: just now, 12 s ago, 3 min ago, 2 h ago, 4 days ago. */
 export function ago(ms) {
   if (ms < 2000) return 'just now';

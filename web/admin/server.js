@@ -2,15 +2,13 @@
 // The panel about the server itself, from /admin/stats.
 
 import { atServer } from './api.js';
-import { byId, element, facts, setText, ticker } from './dom.js';
+import { state } from './cluster.js';
+import { byId, facts, setText, ticker } from './dom.js';
 import { ago, bytes, certificateText, clock, count, lasting, limitText, visible }
   from './format.js';
 
-/** A text that says how good it is. */
-const state = (how, text) => element('span', { class: 'state', 'data-state': how }, text);
-
 export function drawServer({ store, memory, connections, version, started_at: startedAt,
-  certificates = [], limits = {}, counters = {} }) {
+  certificates = [], limits = {}, counters = {}, cluster }) {
   const now = atServer();
   const started = Date.parse(startedAt);
   const written = Date.parse(store.last_commit);
@@ -35,8 +33,9 @@ export function drawServer({ store, memory, connections, version, started_at: st
       return [names.map(visible).join(', '), state(how, text)];
     }),
     limit: Object.entries(limits).map(([name, value]) => [name, limitText(name, value)]),
-    counter: Object.entries(counters).map(([name, value]) =>
-      [name.replaceAll('_', ' '), count(value)]),
+    counter: [...Object.entries(counters), ...Object.entries(cluster?.counters ?? {})
+      .map(([name, value]) => [`cluster ${name}`, value])]
+      .map(([name, value]) => [name.replaceAll('_', ' '), count(value)]),
   };
   for (const [name, entries] of Object.entries(panels)) {
     byId(`${name}-facts`).replaceChildren(...facts(entries));

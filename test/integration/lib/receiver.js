@@ -15,9 +15,14 @@ const { until } = require('./wait');
 
 const SECRET = 'a secret that both sides know';
 
+/** What a change says that is the same from whichever node of a cluster it comes. */
+const said = (event) => JSON.stringify({ ...event, user: event.user && { ...event.user, last_seen: null } });
+
 class Receiver {
-  constructor(secret = SECRET) {
+  constructor(secret = SECRET, clustered = false) {
     this.secret = secret;
+    this.clustered = clustered; // deliveries may be cut differently, and there are resets
+    this.repeats = 0; // changes that came again
     this.requests = []; // { path, headers, events, answer } in order
     this.changes = []; // every change, once, in the order in which it first came
     this.answer = () => 200; // of a request: status, { status, headers, body }, null: none, ever
@@ -41,8 +46,9 @@ class Receiver {
     assert.match(sentAt, ISO);
     assert.ok(events.length > 0);
     const delivery = headers['x-presence-delivery'];
-    assert.equal(delivery, events[0].position, 'named after its first change');
-    const text = JSON.stringify(events);
+    const end = this.clustered ? `-${position(events.at(-1).position).sequence}` : '';
+    assert.equal(delivery, events[0].position + end, 'named after its first change');
+    const text = this.clustered ? events.map(said).join() : JSON.stringify(events);
     assert.equal(this.seen.get(delivery) ?? text, text, 'a delivery is always the same');
     this.seen.set(delivery, text);
     for (const event of events) this.change(event, delivery);
@@ -51,16 +57,30 @@ class Receiver {
     return taken;
   }
 
-  /** One change: it comes in one delivery only, and behind those before it. */
+  /** One change: it comes in one delivery only, or in a cluster says the same in all of them, and
+   *  behind those before it. */
   change(event, delivery) {
     assert.deepEqual(Object.keys(event), ['position', 'change', 'user', 'reason']);
-    assert.match(event.change, /^(join|leave|status)$/);
-    checkUser(event.user);
-    assert.equal(event.reason === null, event.change !== 'leave');
-    assert.equal(this.known.get(event.position) ?? delivery, delivery, event.position);
-    if (this.known.has(event.position)) return;
-    this.known.set(event.position, delivery);
+    if (this.clustered && event.change === 'reset') {
+      assert.deepEqual([event.user, event.reason], [null, null]);
+    } else {
+      assert.match(event.change, /^(join|leave|status)$/);
+      checkUser(event.user);
+      assert.equal(event.reason === null, event.change !== 'leave');
+    }
+    const mark = this.clustered ? said(event) : delivery;
+    assert.equal(this.known.get(event.position) ?? mark, mark, event.position);
+    if (this.known.has(event.position)) {
+      this.repeats++;
+      return;
+    }
     const last = this.changes.at(-1);
+    if (this.clustered && event.change === 'reset' && last && position(last.position).epoch === position(event.position).epoch &&
+        position(last.position).sequence > position(event.position).sequence) {
+      this.repeats++; // of who could not know that we have what it lacks
+      return;
+    }
+    this.known.set(event.position, mark);
     if (last && position(last.position).epoch === position(event.position).epoch)
       assert.ok(position(last.position).sequence < position(event.position).sequence, `${last.position}, then ${event.position}`);
     this.changes.push(event);
@@ -95,7 +115,7 @@ class Receiver {
   /** Waits for changes and returns those there are, as `join alice` or `leave alice closed`. */
   async told(count, options) {
     await this.until(`${count} changes`, () => this.changes.length >= count, options);
-    return this.changes.map((one) => [one.change, one.user.user_id, one.reason].filter(Boolean).join(' '));
+    return this.changes.map((one) => [one.change, one.user?.user_id, one.reason].filter(Boolean).join(' '));
   }
 
   /** The options of a server that tells this receiver. */
@@ -105,9 +125,10 @@ class Receiver {
 }
 
 /** Starts one for the test `t`. Options: port; host; tls (options of https.createServer); name (in
- *  its URL); secret; kind (a class that extends Receiver). Its `close` ends it, and cuts who is connected. */
-async function startReceiver(t, { port = 0, host = '127.0.0.1', tls, name = host, secret, path: target = '/hook', kind = Receiver } = {}) {
-  const receiver = new kind(secret);
+ *  its URL); secret; clustered; kind (a class that extends Receiver). Its `close` ends it, and cuts who
+ *  is connected. */
+async function startReceiver(t, { port = 0, host = '127.0.0.1', tls, name = host, secret, clustered, path: target = '/hook', kind = Receiver } = {}) {
+  const receiver = new kind(secret, clustered);
   const handle = (request, response) => receiver.handle(request, response);
   const server = tls ? https.createServer(tls, handle) : http.createServer(handle);
   server.on('tlsClientError', () => {});

@@ -28,8 +28,9 @@ const byBytes = (a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b));
 
 class Standin {
   /** See startStandin. */
-  constructor({ users = 0, password = null, events = true, history = true, certificates = [] }) {
-    Object.assign(this, { password, events, history, certificates });
+  constructor({ users = 0, password = null, events = true, history = true, certificates = [],
+    cluster }) {
+    Object.assign(this, { password, events, history, certificates, cluster });
     this.users = new Map(); // id -> user
     this.order = []; // ids by their bytes
     this.epoch = crypto.randomBytes(4).toString('hex');
@@ -329,7 +330,7 @@ class Standin {
       store: { writable: true, problem: null, users: this.users.size, sessions: 421,
         map_bytes: 67108864, used_bytes: 9437184, file_bytes: 12582912,
         last_commit: iso(Date.now() - 700) },
-      limits: LIMITS, certificates: this.certificates,
+      limits: LIMITS, certificates: this.certificates, cluster: this.cluster,
       counters: { accepted: 120345, requests: 4210, request_errors: 3, joins: this.seq, kicks: 0 },
     };
   }
@@ -381,7 +382,7 @@ class Standin {
 
 /**
  * Starts a stand-in. Options: users (how many, or an object of id -> facts), password, events and
- * history (false: 404; history 'empty'), certificates, port.
+ * history (false: 404; history 'empty'), certificates, cluster (that member of the totals), port.
  */
 async function startStandin(options = {}) {
   const standin = new Standin(options);
