@@ -167,6 +167,7 @@ struct rig_node {
     bool alive, paused, down;
     bool deaf; /* what it appends arrives, but it reads nothing */
     bool slow; /* one user a turn */
+    bool late; /* no entries reach it, but pieces of a copy do */
     struct node node;
     struct presence shown;
     struct session_conn conns[RIG_USERS][RIG_LINKS];
@@ -472,7 +473,7 @@ static void rig_carry(struct rig *rig, struct rig_node *n)
     if (n->deaf) return;
     struct engine_tell *tell = NULL;
     size_t most = 1 + below64(&rig->seed, 9);
-    for (size_t i = 0; i < rig->log_count && most; i++) {
+    for (size_t i = 0; i < rig->log_count && most && !n->late; i++) {
         const struct rig_entry *e = &rig->log[i];
         if (!id_before(n->at, e->id)) continue;
         if (!tell) {
@@ -654,7 +655,7 @@ static void rig_node_end(struct rig_node *n)
     rig_drop_out(n);
     node_free(&n->node);
     presence_free(&n->shown);
-    n->alive = n->follows = n->deaf = n->slow = false;
+    n->alive = n->follows = n->deaf = n->slow = n->late = false;
     n->reading = 0;
     memset(n->links, 0, sizeof n->links);
 }
@@ -1420,7 +1421,9 @@ static void nobody_leaves_for_a_new_epoch(void **unused)
     uint32_t before = calm.nodes[0].node.epoch;
     rig_node_end(&calm.nodes[2]);
     rig_renew(&calm, 0);
-    calm_pass(14000); /* until the absent are waited for no more */
+    calm_pass(7000); /* who was living in the old view is waited for */
+    for (int i = 0; i < 2; i++) assert_int_equal(calm.nodes[i].node.state, NODE_READING);
+    calm_pass(7000); /* but not for ever */
     assert_int_equal(calm.renewed, 2);
     for (int i = 0; i < 2; i++) {
         assert_int_equal(calm.nodes[i].node.state, NODE_SETTLED);
@@ -1776,6 +1779,73 @@ static void kick_during_a_copy_is_known(void **unused)
     calm_end();
 }
 
+/* A copy that is ahead of what its reader has read of the log is not shown before that has come by:
+ * else the log would seem to have lost its end. */
+static void copy_waits_for_the_log(void **unused)
+{
+    (void)unused;
+    struct rig_node *n = &calm.nodes[2];
+    calm_begin();
+    calm_open(0, 0);
+    calm_open(2, 1);
+    calm_open(0, 2);
+    calm_pass(1000);
+    rig_node_end(n);
+    calm_start(2);
+    for (int tries = 0; n->node.state != NODE_JOINING; tries++) {
+        assert_true(tries < 1000);
+        rig_step(&calm, false);
+    }
+    n->late = true;
+    calm_pass(NODE_PIECE_MS + 1000);
+    assert_true(n->node.state == NODE_JOINING && n->node.copied);
+    calm_close(0, 2, END_CLEAN); /* behind the copy, and behind who is told to have left */
+    calm_pass(500);
+    n->late = false;
+    calm_pass(3000);
+    assert_int_equal(n->node.state, NODE_SETTLED);
+    assert_int_equal(n->node.count.joins, 1);
+    calm_shows(0, USER_LIVE, 1);
+    calm_shows(1, USER_CACHED, 0);
+    calm_write();
+    calm_stored(0, 2, 2);
+    assert_true(calm_has_stay(2, 2, REASON_CLOSED));
+    calm_end();
+}
+
+/* Who left while a node was away is not known to it after a new epoch, which has no copies: so it
+ * asks for them from before that with the next one. */
+static void gap_stays_until_a_copy(void **unused)
+{
+    (void)unused;
+    calm_begin();
+    rig_node_end(&calm.nodes[2]);
+    calm_start(2);
+    calm_open(0, 0);
+    calm_pass(5000);
+    assert_false(calm.nodes[2].node.gap);
+    assert_true(calm.nodes[2].node.since > calm.now - 6000);
+    calm_down(2);
+    calm_pass(1000);
+    int64_t left = calm.now;
+    calm_close(0, 0, END_CLEAN);
+    calm_pass(1000);
+    rig_renew(&calm, 0);
+    calm_up(2);
+    calm_pass(15000);
+    assert_int_equal(calm.nodes[2].node.state, NODE_SETTLED);
+    assert_true(calm.nodes[2].node.since < left);
+    calm_write();
+    assert_true(calm.nodes[2].known < left);
+    rig_node_end(&calm.nodes[2]);
+    calm_start(2);
+    calm_pass(5000);
+    assert_true(calm.nodes[2].node.since > calm.now - 6000);
+    calm_write();
+    calm_stored(0, 2, 0);
+    calm_end();
+}
+
 /* Nodes that stop and start, with users who come and go all the time, and an engine that works: in
  * the end all stores have the same. */
 static void stores_agree(void **unused)
@@ -1916,6 +1986,8 @@ static const struct CMUnitTest CLUSTER_TESTS[] = {
     cmocka_unit_test(who_left_while_alone_ends_as_there),
     cmocka_unit_test(new_store_gets_all),
     cmocka_unit_test(kick_during_a_copy_is_known),
+    cmocka_unit_test(copy_waits_for_the_log),
+    cmocka_unit_test(gap_stays_until_a_copy),
     cmocka_unit_test(stores_agree),
     cmocka_unit_test_teardown(nodes_agree, rig_say_seed),
     cmocka_unit_test_teardown(nodes_heal_when_the_end_is_lost, rig_say_seed),
