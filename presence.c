@@ -17730,21 +17730,22 @@ static bool node_state_absent(struct node *node, struct instant now, size_t most
 }
 
 /* As coordinator of an epoch that is not settled: settles it when all are there, or the time is
- * over. */
-static void node_settle(struct node *node, struct instant now, int64_t mono, size_t most)
+ * over. False if there is more to do at once. */
+static bool node_settle(struct node *node, struct instant now, int64_t mono, size_t most)
 {
-    if (node->state != NODE_READING || node->said_settled || !node->said_stated) return;
+    if (node->state != NODE_READING || node->said_settled || !node->said_stated) return true;
     if (!node_coordinates(node)) {
         node->settling = false;
-        return;
+        return true;
     }
     bool late = mono - node->began_at >= NODE_EPOCH_MS;
-    if (!node->settling && !late && !node_is_complete(node)) return;
+    if (!node->settling && !late && !node_is_complete(node)) return true;
     if (!node->settling) node->absent = 0;
     node->settling = true;
-    if (node->aging || !node_state_absent(node, now, most)) return;
+    if (node->aging || !node_state_absent(node, now, most)) return false;
     node->said_settled = true;
     node_say(node, now, &(struct record){.kind = RECORD_SETTLED});
+    return true;
 }
 
 /* ---- The next table takes the place of the one that is shown ---- */
@@ -18574,7 +18575,7 @@ static bool node_work(struct node *node, struct instant now, int64_t mono, size_
     if (node_has_delivered(node) && mono - node->delivered_at >= NODE_DELIVERED_MS)
         node_say_delivered(node, now, mono);
     if (node_coordinates(node)) node_evict(node, now);
-    node_settle(node, now, mono, most);
+    done = node_settle(node, now, mono, most) && done;
     done = node_cache(node, now, most) && done;
     done = node_donate(node, most) && done;
     node_next_chunk(node, mono);
