@@ -16856,6 +16856,8 @@ struct node {
 
     /* What we write. */
     uint64_t incarnation, n;
+    uint64_t batch_begin; /* the last entry before them, while `filling` */
+    bool filling;
     uint64_t batch_n; /* the last entry of the contributions under way; 0: none are */
     bool committing;  /* they have come back */
     bool said_hello, said_stated;
@@ -17059,16 +17061,17 @@ static bool node_collect(struct node *node, struct instant now, size_t most)
 {
     struct presence *p = &node->own;
     bool away = node->state == NODE_AWAY;
-    uint64_t first = node->n;
     struct user *user;
     /* Who leaves shows what it showed: it is of the log's epoch, and no change is any more. */
     if (node->committing || node->leaving || node->state == NODE_INSTALLING) return true;
     if (!away && !node_writes(node)) return true;
+    if (!node->filling) node->batch_begin = node->n;
+    node->filling = true;
     size_t users = node->said_stated ? ENTRY_USERS : ENTRY_STATED;
     size_t bytes = node->said_stated ? ENTRY_BYTES : ENTRY_STATED_BYTES;
     node_send(node, now);
     node_turn_rings(node, now);
-    while (most-- && node->n - first < NODE_WRITES &&
+    while (most-- && node->n - node->batch_begin < NODE_WRITES &&
            ((user = LIST_FIRST(&p->changed)) || (user = LIST_FIRST(&p->due)))) {
         struct record record = node_contribution(user);
         if (user->dirty == DIRTY_SEEN) record.kind = RECORD_SEEN;
@@ -17086,8 +17089,12 @@ static bool node_collect(struct node *node, struct instant now, size_t most)
     }
     node_send(node, now);
     bool all = !LIST_FIRST(&p->changed) && !LIST_FIRST(&p->due);
+    /* What comes back is committed when the batch is whole: it is filled a slice at a time. */
+    node->filling = !away && !all && node->n - node->batch_begin < NODE_WRITES;
     if (away) node->committing = LIST_FIRST(&p->in_flight) != NULL;
-    else if (node->n != first) node->batch_n = node->n;
+    else if (!node->filling && node->n != node->batch_begin) node->batch_n = node->n;
+    if (node->batch_n && node->replica.incarnations[INCARNATION_SELF]->n >= node->batch_n)
+        node->committing = true;
     if (!away && all && node->said_hello && !node->said_stated) {
         node->said_stated = true;
         node_say(node, now, &(struct record){.kind = RECORD_STATED});
@@ -17112,7 +17119,7 @@ static void node_restate(struct node *node)
 {
     struct presence *p = &node->own;
     struct user *user;
-    node->committing = false;
+    node->committing = node->filling = false;
     node->batch_n = 0;
     node->said_hello = node->said_stated = false;
     while ((user = LIST_FIRST(&p->in_flight))) {
