@@ -30,53 +30,58 @@
  *  14. Store: files                    directory, locks, map
  *  15. Store: reads                    short read transactions
  *  16. Store: changes                  batches, and the work inside a transaction
- *  17. Store: opening, the writer thread  open, close; one transaction a batch
- *  18. Store: commands                 --backup, --check-store, --dump, --restore
- *  19. Timers                          a wheel over `now`; pure
- *  20. Limits by address               what is counted by address; pure
- *  21. Logins                          wrong passwords, the queue for hashing; pure
- *  22. Users                           the table: who is known, in order of ids; pure
- *  23. Presence rules                  when a user is online; pure
- *  24. Views and events                users and transitions as JSON; pure
- *  25. Watch graph                     who follows whom, what is to be told; pure
- *  26. WebSocket codec                 bytes to frames, frames to bytes; pure
- *  27. HTTP messages                   where a request ends, the text of an answer; pure
- *  28. Event loop                      jobs for other threads: an inbox with epoll, a queue
- *  29. TLS: connections                what a connection has of TLS
- *  30. TLS: certificates               which one a client gets; reading, trying, signing
- *  31. Transport                       a socket that never waits, plain or TLS
- *  32. Calling out                     finding a host by its name; TLS as its client
- *  33. Webhooks: the receiver          a connection to the operator's program
- *  34. Webhooks: delivery              batches from the outbox until they are taken
- *  35. Cluster: engine and node        what hub and engine's thread say; the URL, replies; pure
- *  36. Cluster: the engine             two connections to it, made and lost
- *  37. Cluster: the engine's answers   what follows from each
- *  38. Cluster: the engine's thread    its turns; begin and end
- *  39. Cluster: entries                what nodes write into the log, byte by byte; pure
- *  40. Cluster: table                  what records make of a table: contributions, merged; pure
- *  41. Cluster: node                   what a node writes, and in which state it is; pure
- *  42. Server                          struct server, and all that threads share
- *  43. Connections                     WebSockets and streams: made, written to, ended
- *  44. WebSocket messages              what a client says, and what follows
- *  45. Streams                         those who read /admin/events and /api/events
- *  46. Broadcast                       watchers are told, by several threads
- *  47. Signs of life                   pings, silence, what TCP knows
- *  48. Handoff                         a connection becomes the hub's; when crowds come back
- *  49. Cluster: hub                    what the hub does with what the engine says
- *  50. Hub                             the loop that owns all WebSockets; the table's only writer
- *  51. Listener: connections           every connection that is not a WebSocket
- *  52. Listener: requests              whole requests to workers, answers back
- *  53. Listener: accept                new connections, deadlines, the loop
- *  54. Assets                          the files of web/
- *  55. API: users                      /api/presence, /admin/online-users
- *  56. API: lists for admins           /admin/users, one user, sessions, kicks
- *  57. API: state of the server        /admin/stats, /metrics, events, history, files of web/
- *  58. API: who may                    authentication, logins
- *  59. Routes                          every path, from request to answer
- *  60. CivetWeb                        its request is ours, our answer its bytes; upgrades
- *  61. Sandbox and privileges          --user, Landlock
- *  62. Start                           limits, files, threads; signals; stop
- *  63. Main                            commands that print, main
+ *  17. Store: inside a transaction     what a batch does to the trees
+ *  18. Store: opening, the writer thread  open, close; one transaction a batch
+ *  19. Store: commands                 --backup, --check-store, --dump, --restore
+ *  20. Timers                          a wheel over `now`; pure
+ *  21. Limits by address               what is counted by address; pure
+ *  22. Logins                          wrong passwords, the queue for hashing; pure
+ *  23. Users                           the table: who is known, in order of ids; pure
+ *  24. Presence rules                  when a user is online; pure
+ *  25. Views and events                users and transitions as JSON; pure
+ *  26. Watch graph                     who follows whom, what is to be told; pure
+ *  27. WebSocket codec                 bytes to frames, frames to bytes; pure
+ *  28. HTTP messages                   where a request ends, the text of an answer; pure
+ *  29. Event loop                      jobs for other threads: an inbox with epoll, a queue
+ *  30. TLS: connections                what a connection has of TLS
+ *  31. TLS: certificates               which one a client gets; reading, trying, signing
+ *  32. Transport                       a socket that never waits, plain or TLS
+ *  33. Calling out                     finding a host by its name; TLS as its client
+ *  34. Webhooks: the receiver          a connection to the operator's program
+ *  35. Webhooks: delivery              batches from the outbox until they are taken
+ *  36. Cluster: engine and node        what hub and engine's thread say; the URL, replies; pure
+ *  37. Cluster: the engine             two connections to it, made and lost
+ *  38. Cluster: the engine's answers   what follows from each
+ *  39. Cluster: the engine's thread    its turns; begin and end
+ *  40. Cluster: entries                what nodes write into the log, byte by byte; pure
+ *  41. Cluster: table                  what records make of a table: contributions, merged; pure
+ *  42. Cluster: node                   what a node writes, and in which state it is; pure
+ *  43. Cluster: states                 how a node comes from one into another; pure
+ *  44. Cluster: coordination           the dead, the due, a new epoch, the next table; pure
+ *  45. Cluster: copies                 a table for a node that joins, answers to questions; pure
+ *  46. Cluster: reading                what a node does with the log, and by itself; pure
+ *  47. Server                          struct server, and all that threads share
+ *  48. Connections                     WebSockets and streams: made, written to, ended
+ *  49. WebSocket messages              what a client says, and what follows
+ *  50. Streams                         those who read /admin/events and /api/events
+ *  51. Broadcast                       watchers are told, by several threads
+ *  52. Signs of life                   pings, silence, what TCP knows
+ *  53. Handoff                         a connection becomes the hub's; when crowds come back
+ *  54. Cluster: hub                    what the hub does with what the engine says
+ *  55. Hub                             the loop that owns all WebSockets; the table's only writer
+ *  56. Listener: connections           every connection that is not a WebSocket
+ *  57. Listener: requests              whole requests to workers, answers back
+ *  58. Listener: accept                new connections, deadlines, the loop
+ *  59. Assets                          the files of web/
+ *  60. API: users                      /api/presence, /admin/online-users
+ *  61. API: lists for admins           /admin/users, one user, sessions, kicks
+ *  62. API: state of the server        /admin/stats, /metrics, events, history, files of web/
+ *  63. API: who may                    authentication, logins
+ *  64. Routes                          every path, from request to answer
+ *  65. CivetWeb                        its request is ours, our answer its bytes; upgrades
+ *  66. Sandbox and privileges          --user, Landlock
+ *  67. Start                           limits, files, threads; signals; stop
+ *  68. Main                            commands that print, main
  *
  * To change                      go to
  *   a flag                       Options: a row of OPTION_TABLE; presence(1)
@@ -5955,8 +5960,10 @@ static void store_batch_clear(struct store_batch *b)
     b->known = 0;
 }
 
-/* ---- Work inside a transaction: [writer; main before it runs] 0, or the LMDB or errno code that
- * ends the transaction, of which nothing remains then ---- */
+/* ==== 17. Store: inside a transaction ===========================================================
+ * What a batch does to the trees, operation by operation, and the transaction around it. All of it
+ * is the writer's (main's before that runs), and returns 0, or the LMDB or errno code that ends the
+ * transaction, of which nothing remains then. */
 
 static int store_put_meta(struct store *st, MDB_txn *txn, const char *name, uint8_t *bytes,
                           size_t n)
@@ -6502,7 +6509,7 @@ static const char *store_remedy(const char *dir, int *rc)
     return *rc == ENOSPC || *rc == EDQUOT ? "free space in" : "check the disk under";
 }
 
-/* ==== 17. Store: opening, the writer thread =====================================================
+/* ==== 18. Store: opening, the writer thread =====================================================
  * A store is opened by a server, a command that reads, or a restore; what cannot be used is
  * refused with one line and left as it was. From then on the writer is the only thread that
  * changes the file: it takes batches from the hub, one at a time, and commits each as one
@@ -6983,7 +6990,7 @@ static bool store_stop_writer(struct store *st, int64_t give_up_at)
     return ended && written;
 }
 
-/* ==== 18. Store: commands =======================================================================
+/* ==== 19. Store: commands =======================================================================
  * [main] --backup, --check-store, --dump and --restore: exit code 0, or 1 with one line on err. The
  * first three read one snapshot, which a running server does not disturb, and change nothing;
  * --restore makes a new file, and refuses a directory that has one: it never decides which of two
@@ -7570,7 +7577,7 @@ static int store_command_restore(const char *dir, FILE *in, const char *name, FI
     return 1;
 }
 
-/* ==== 19. Timers ================================================================================
+/* ==== 20. Timers ================================================================================
  * A hierarchical timing wheel (Varghese and Lauck, 1987) over a `now` that the caller passes, and
  * the rule by which a silent peer is pinged and given up. Arming, disarming and expiry cost the
  * same for one timer and for a million, and none allocates: a heap would cost log n for each
@@ -7746,7 +7753,7 @@ static enum silence silence_judge(int64_t interval, int64_t timeout, int64_t hea
     return found;
 }
 
-/* ==== 20. Limits by address =====================================================================
+/* ==== 21. Limits by address =====================================================================
  * What is counted by address, so that one address cannot have it all: connections, those still in
  * the listener and what they hold, upgrades in the last second, passwords that were wrong. Keys are
  * what address_group makes: an IPv4 address, or the 64 bits of IPv6 that one household has.
@@ -7970,7 +7977,7 @@ static void address_clear_failures(struct address_entry *entry)
     entry->failed_at = entry->blocked_until = 0;
 }
 
-/* ==== 21. Logins ================================================================================
+/* ==== 22. Logins ================================================================================
  * Who may try the admin's password next, and which refusals the log is told of. A password is slow
  * to check by design (a tenth of a second of a processor), and only one is hashed at a time, so
  * that guessing does not take the processors from those who are connected. Therefore guessers from
@@ -8124,7 +8131,7 @@ static bool refusal_tells(struct refusal_log *log, const uint64_t seed[2], unsig
     return true;
 }
 
-/* ==== 22. Users =================================================================================
+/* ==== 23. Users =================================================================================
  * The presence table: who is known at this moment, in the order of their ids. Here are its structs
  * and how users are found; the rules are in the next section.
  *
@@ -8162,7 +8169,8 @@ struct session_conn {
  * stop. */
 enum ending { END_CLEAN, END_AWAY, END_DROPPED, END_TIMEOUT, END_KICKED, END_EXPIRED, END_STOP };
 
-/* What one incarnation of a node says of a user, as the log has it; see Cluster: table. 32 bytes. */
+/* What one incarnation of a node says of a user, as the log has it; see Cluster: table. 32 bytes.
+ */
 struct said {
     struct said *next; /* of the same user */
     int64_t last_seen; /* wall */
@@ -8551,7 +8559,7 @@ static void presence_free(struct presence *p)
     buffer_free(&p->ended.ops);
 }
 
-/* ==== 23. Presence rules ========================================================================
+/* ==== 24. Presence rules ========================================================================
  * When a user is online, and what every sign of life, end and moment changes.
  *
  *   - With a connection a user is online (live).
@@ -8603,8 +8611,8 @@ static void presence_resume(struct presence *p, struct instant now, int64_t gap)
     if (p->judge_at < now.mono + PAUSE_READ_MS) p->judge_at = now.mono + PAUSE_READ_MS;
 }
 
-/* The clock of a cluster's tables, which is the engine's, was stepped by so many ms: what is measured
- * by it goes on as before. */
+/* The clock of a cluster's tables, which is the engine's, was stepped by so many ms: what is
+ * measured by it goes on as before. */
 static void presence_step_clock(struct presence *p, int64_t step)
 {
     p->stood_still += step;
@@ -9235,7 +9243,7 @@ static bool presence_committed(struct presence *p, struct instant now, size_t mo
     return !LIST_FIRST(&p->in_flight);
 }
 
-/* ==== 24. Views and events ======================================================================
+/* ==== 25. Views and events ======================================================================
  * A user as others see one, as JSON, and the rings of events: transitions as text, each made once
  * and kept for all who read them.
  *
@@ -9611,7 +9619,7 @@ static struct span events_span(const struct events *e, uint64_t at)
     return (struct span){e->bytes + here, n};
 }
 
-/* ==== 25. Watch graph ===========================================================================
+/* ==== 26. Watch graph ===========================================================================
  * Who follows whom, and what is to be told.
  *
  * A target is a followed user id, anybody's, also one never seen. Between it and each watcher is a
@@ -10182,7 +10190,7 @@ static void watcher_free(struct watcher *watcher)
     free(watcher->slots);
 }
 
-/* ==== 26. WebSocket codec =======================================================================
+/* ==== 27. WebSocket codec =======================================================================
  * RFC 6455, the server's side: bytes to frames to messages, and back. Pure: no I/O, no clock.
  *
  *     byte 0    FIN, three reserved bits, opcode      ws_fault_first
@@ -10605,7 +10613,7 @@ static void ws_encode_close(struct buffer *b, int code, const char *reason)
     ws_encode(b, WS_OP_CLOSE, (struct span){payload, sendable ? len + 2 : 0});
 }
 
-/* ==== 27. HTTP messages =========================================================================
+/* ==== 28. HTTP messages =========================================================================
  * The parts of HTTP/1.1 (RFC 9110, RFC 9112) that are ours: where a request ends, before anybody
  * parses it, and the text of an answer. Pure but for the date.
  *
@@ -11239,7 +11247,7 @@ static void http_write(struct buffer *out, struct http_response *response, bool 
     buffer_add(out, text.at, text.len);
 }
 
-/* ==== 28. Event loop ============================================================================
+/* ==== 29. Event loop ============================================================================
  * How threads hand work to each other. A `job` is a piece of work that is part of what it is about,
  * so handing it over allocates nothing and cannot fail. It goes into the inbox of a loop, whose one
  * thread runs it between its events (the hub, the listener), or into a queue from which any of a
@@ -11544,7 +11552,7 @@ static int loop_wait(struct loop *loop, struct epoll_event *events, int max, int
     return n < 0 ? 0 : n;
 }
 
-/* ==== 29. TLS: connections ======================================================================
+/* ==== 30. TLS: connections ======================================================================
  * What one connection has of TLS (RFC 8446, RFC 5246). Mbed TLS does the work, on bytes that are in
  * memory already: nothing here waits or touches a socket. A connection keeps no record buffers; the
  * thread that works on it attaches a pair of its own, see vendor/mbedtls_seam.h, so an idle user
@@ -11785,7 +11793,7 @@ static enum hello_step tls_hello_look(const struct tls *tls, struct tls_hello *h
     return ready && (known || next.whole || next.alert) ? HELLO_HANDSHAKE : HELLO_WAIT;
 }
 
-/* ==== 30. TLS: certificates =====================================================================
+/* ==== 31. TLS: certificates =====================================================================
  * Which certificate a client gets; tickets; reading certificates and trying them before they are
  * used; making one of our own. Runs on main at the start and on a reload, on handshake workers for
  * tls_choose and tickets. It promises that a certificate which no client could use is never put in
@@ -12387,7 +12395,7 @@ static bool tls_self_make(const char *cert, const char *key,
     return good;
 }
 
-/* ==== 31. Transport =============================================================================
+/* ==== 32. Transport =============================================================================
  * A socket as the listener, the workers and the hub see it, plain or TLS: bytes in, bytes out. No
  * call here ever waits: what the socket does not take now is the caller's to offer again (plain) or
  * kept in tls->out (TLS). A transport belongs to whoever has its connection. TLS differs in two
@@ -12701,7 +12709,7 @@ static void transport_close(struct transport *transport)
     transport_forget_tls(transport);
 }
 
-/* ==== 32. Calling out ===========================================================================
+/* ==== 33. Calling out ===========================================================================
  * What a thread of ours needs that is a client itself, of the webhook's receiver or of the
  * cluster's engine: the look-up of a name, which may hang and so has a thread of its own, and TLS
  * that is sure of whom it talks to. */
@@ -12873,7 +12881,7 @@ static bool tls_client_distrusts(const mbedtls_ssl_context *ssl, struct why why)
     return true;
 }
 
-/* ==== 33. Webhooks: the receiver ================================================================
+/* ==== 34. Webhooks: the receiver ================================================================
  * One request to the operator's program (--webhook-url), from the look-up of its name to the last
  * byte of its answer, plain or over TLS. All but the look-up runs on the webhook's own thread, on
  * which nobody waits.
@@ -13400,7 +13408,7 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
     return good ? head.status : 0;
 }
 
-/* ==== 34. Webhooks: delivery ====================================================================
+/* ==== 35. Webhooks: delivery ====================================================================
  * The thread that takes batches from the outbox and posts them until they are taken: in order,
  * each again and again until it was answered with 2xx, was given up, or is told to stop. It only
  * reads the store; that a batch is done it says in store.outbox_done, and the hub has the writer
@@ -13417,14 +13425,14 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
  *
  * In a cluster every node has the same changes in its outbox, by position, and one posts them;
  * which one, and until when, the hub says (posts_until), as does the log how far it came
- * (delivered). All pass over that. Where batches are cut may differ between nodes, so there the name has both ends:
- * X-Presence-Delivery: 5939c933-1042-1057. */
+ * (delivered). All pass over that. Where batches are cut may differ between nodes, so there the name
+ * has both ends: X-Presence-Delivery: 5939c933-1042-1057. */
 
 enum { DELIVERY_TEXT = POSITION_TEXT + 24 };
 
 /* The name of a delivery, the same for every attempt, so that the receiver knows a batch that it
- * has taken already: the position of its first change and, in a cluster, the number of its last. "" if
- * the store's text is damaged. */
+ * has taken already: the position of its first change and, in a cluster, the number of its last. ""
+ * if the store's text is damaged. */
 static const char *outbox_batch_name(const struct outbox_batch *batch, bool clustered,
                                      char out[DELIVERY_TEXT])
 {
@@ -13705,7 +13713,7 @@ static void webhook_free(struct webhook *hook)
     pthread_mutex_destroy(&hook->lock);
 }
 
-/* ==== 35. Cluster: engine and node ==============================================================
+/* ==== 36. Cluster: engine and node ==============================================================
  * What the hub, which decides, and the engine's thread, which only carries, say to each other. The
  * engine is the Valkey or Redis of --cluster; in it are
  *
@@ -14214,7 +14222,7 @@ static const char *engine_client_name(const char *node, char out[ENGINE_NAME_MAX
     return out;
 }
 
-/* ==== 36. Cluster: the engine ===================================================================
+/* ==== 37. Cluster: the engine ===================================================================
  * The engine's thread, its two connections ("lines") and what goes over them: one appends and asks,
  * the other waits in XREAD. It carries and decides nothing but when the engine is away.
  *
@@ -14788,7 +14796,7 @@ static void engine_line_connected(struct engine *engine, struct engine_line *lin
     }
 }
 
-/* ==== 37. Cluster: the engine's answers =========================================================
+/* ==== 38. Cluster: the engine's answers =========================================================
  * What follows from each answer of the engine, and the engine's thread itself. */
 
 /* [engine] Forgets what was to be appended; what is under way is answered to nobody. */
@@ -15334,7 +15342,7 @@ static void engine_take(struct engine *engine, struct engine_line *line, const r
     free(call);
 }
 
-/* ==== 38. Cluster: the engine's thread ===========================================================
+/* ==== 39. Cluster: the engine's thread ==========================================================
  * The turns of the thread that has the two lines, what the hub asks, its begin and its end. */
 
 /* [engine] Reads what came over an open line, and acts on it. What comes without end is left for
@@ -15643,7 +15651,7 @@ static void engine_free(struct engine *engine)
     engine_url_free(&engine->url);
 }
 
-/* ==== 39. Cluster: entries ======================================================================
+/* ==== 40. Cluster: entries ======================================================================
  * What nodes write into the log, byte by byte. An entry is a head and records; each record names at
  * most one user, so that it causes at most one transition, and its place in the log is that
  * transition's position. Numbers are LEB128; times are ms since the entry's own, zigzag.
@@ -15761,8 +15769,8 @@ static void put_time(struct buffer *out, int64_t base, int64_t time)
     put_number(out, ((uint64_t)apart << 1) ^ (uint64_t)(apart >> 63));
 }
 
-/* Bytes that are being read. Whoever takes beyond the end, or what cannot be, makes it bad, and gets
- * zeros from then on: so a record is read to its end, and asked once whether it was good. */
+/* Bytes that are being read. Whoever takes beyond the end, or what cannot be, makes it bad, and
+ * gets zeros from then on: so a record is read to its end, and asked once whether it was good. */
 struct taker {
     const uint8_t *at, *end;
     bool bad;
@@ -15843,7 +15851,7 @@ static struct span take_id(struct taker *in)
     return id;
 }
 
-/* Appends a record; `time` is that of its entry. */
+/* [hub] Appends a record; `time` is that of its entry. */
 static void record_write(struct buffer *out, int64_t time, const struct record *r)
 {
     put_byte(out, r->kind);
@@ -15923,7 +15931,7 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
     }
 }
 
-/* Reads a record of an entry of that time; in->bad is set where it is damaged. */
+/* [hub] Reads a record of an entry of that time; in->bad is set where it is damaged. */
 static void record_read(struct taker *in, int64_t time, struct record *r)
 {
     unsigned byte;
@@ -16033,7 +16041,7 @@ static void entry_write(struct buffer *out, const struct entry *e)
 /* How the reading of an entry ends. NEWER: a program that knows more wrote it. */
 enum entry_read { ENTRY_GOOD, ENTRY_DAMAGED, ENTRY_NEWER };
 
-/* Reads a head; the records are what is left in *in. */
+/* [hub] Reads a head; the records are what is left in *in. */
 static enum entry_read entry_read(struct taker *in, struct entry *e)
 {
     unsigned version = take_byte(in);
@@ -16050,7 +16058,7 @@ static enum entry_read entry_read(struct taker *in, struct entry *e)
     return good ? ENTRY_GOOD : ENTRY_DAMAGED;
 }
 
-/* ==== 40. Cluster: table ========================================================================
+/* ==== 41. Cluster: table ========================================================================
  * What the records of the log make of a table: who says what of whom, and the user as all see them.
  * Every node applies the same records in the same order by this code, so all have the same users,
  * the same transitions, and each of them at the same position. Pure.
@@ -16064,8 +16072,8 @@ static enum entry_read entry_read(struct taker *in, struct entry *e)
  *   - What is set by hand is the user's; the last one in the log counts.
  *   - One incarnation posts to the webhook: of those that can and had a whole table the one whose
  *     outbox reaches back to what was delivered; of several the one with the lowest node id. It
- *     goes on for as long as it can, also when a lower one comes: each change of hands may have a second
- *     of changes posted twice. */
+ *     goes on for as long as it can, also when a lower one comes: each change of hands may have a
+ *     second of changes posted twice. */
 
 /* One who writes, or wrote, in this epoch. */
 struct incarnation {
@@ -16215,7 +16223,7 @@ static void replica_unsay(struct replica *r, struct user *user, struct said **pl
     free(said);
 }
 
-/* What is said at that place, which is added if nothing was; the caller fills it, and calls
+/* [hub] What is said at that place, which is added if nothing was; the caller fills it, and calls
  * replica_said behind it. */
 static struct said *replica_say(struct replica *r, struct user *user, struct said **place,
                                 size_t holder)
@@ -16263,8 +16271,8 @@ static void user_arm_evicted(struct presence *p, struct instant now, struct user
     timer_arm(&p->wheel, &user->timer, presence_clock(p, now) + (left > 0 ? left : 0));
 }
 
-/* Makes of what is said of a user what all see: at most one transition. Who comes online does so at
- * `since`; who goes offline, for that reason, seen last from that address if it is known. */
+/* [hub] Makes of what is said of a user what all see: at most one transition. Who comes online does
+ * so at `since`; who goes offline, for that reason, seen last from that address if it is known. */
 static void replica_merge(struct replica *r, struct instant now, struct user *user, int64_t since,
                           enum reason reason, const uint8_t *address)
 {
@@ -16327,7 +16335,7 @@ static bool user_said_live(const struct user *user)
     return false;
 }
 
-/* A contribution of an incarnation, absolute. */
+/* [hub] A contribution of an incarnation, absolute. */
 static void replica_hear(struct replica *r, struct instant now, size_t holder,
                          const struct record *record)
 {
@@ -16402,7 +16410,7 @@ static void replica_kick(struct replica *r, struct instant now, struct span id)
     replica_merge(r, now, user, 0, REASON_KICKED, NULL);
 }
 
-/* What a user set by hand. */
+/* [hub] What a user set by hand. */
 static void replica_manual(struct replica *r, const struct record *record)
 {
     struct presence *p = r->table;
@@ -16421,8 +16429,9 @@ static void replica_manual(struct replica *r, const struct record *record)
     else user_tell_manual(p, user);
 }
 
-/* A user of an evicted incarnation is cached. One that was not here when this epoch began has users
- * only by this, and only until the epoch is settled: later they could come back from nowhere. */
+/* [hub] A user of an evicted incarnation is cached. One that was not here when this epoch began has
+ * users only by this, and only until the epoch is settled: later they could come back from nowhere.
+ */
 static void replica_cached(struct replica *r, struct instant now, const struct record *record)
 {
     size_t holder;
@@ -16467,9 +16476,9 @@ static bool incarnation_posts(const struct incarnation *inc)
     return inc->n && !inc->evicted && inc->hooks && inc->kept != UINT64_MAX;
 }
 
-/* Chooses who posts to the webhook, if nobody does, or who did cannot any more. If no outbox
- * reaches back to what was delivered, the one that reaches furthest has to do: there is a reset in it where
- * changes are missing. */
+/* [hub] Chooses who posts to the webhook, if nobody does, or who did cannot any more. If no outbox
+ * reaches back to what was delivered, the one that reaches furthest has to do: there is a reset in
+ * it where changes are missing. */
 static void replica_choose_poster(struct replica *r)
 {
     r->poster_moves = false;
@@ -16486,9 +16495,9 @@ static void replica_choose_poster(struct replica *r)
     }
 }
 
-/* An epoch is settled. The outboxes of those who are here have all of it. What is left in them of
- * the epoch before is posted too, before the reset: by who knew all of that until its end, or
- * nearly so; who did not has nothing before the reset. */
+/* [hub] An epoch is settled. The outboxes of those who are here have all of it. What is left in
+ * them of the epoch before is posted too, before the reset: by who knew all of that until its end,
+ * or nearly so; who did not has nothing before the reset. */
 static void replica_settled(struct replica *r, uint64_t position)
 {
     int64_t last = 0;
@@ -16505,8 +16514,8 @@ static void replica_settled(struct replica *r, uint64_t position)
     }
 }
 
-/* A session that ended while its node was alone. Here its user may still wait for the time to be
- * over, or be gone already: then the store learns how it really ended. */
+/* [hub] A session that ended while its node was alone. Here its user may still wait for the time to
+ * be over, or be gone already: then the store learns how it really ended. */
 static void replica_stay(struct replica *r, struct instant now, const struct record *record)
 {
     struct presence *p = r->table;
@@ -16558,8 +16567,8 @@ static void replica_hello(struct replica *r, size_t holder, const struct record 
             r->incarnations[i]->evicted = true;
 }
 
-/* A beat: one more of our own has come back, and what its writer had is compared with what we had
- * at the same place. */
+/* [hub] A beat: one more of our own has come back, and what its writer had is compared with what we
+ * had at the same place. */
 static void replica_beat(struct replica *r, size_t holder, uint64_t position,
                          const struct record *record)
 {
@@ -16592,7 +16601,7 @@ static bool replica_has_copied(const struct replica *r, struct span id, uint64_t
     return low < r->copied_count && position < r->copied[low].number;
 }
 
-/* Applies one record of an incarnation that is not evicted. */
+/* [hub] Applies one record of an incarnation that is not evicted. */
 static void replica_apply(struct replica *r, struct instant now, size_t holder, uint64_t read,
                           uint64_t position, const struct record *record)
 {
@@ -16651,8 +16660,8 @@ enum replica_admits {
     REPLICA_NEWER,   /* as a newer program wrote it */
 };
 
-/* Reads the head of an entry whose first record has this number, and says what is to be done with
- * it. TAKES: *holder is the writer, and what is left in *in are the records. */
+/* [hub] Reads the head of an entry whose first record has this number, and says what is to be done
+ * with it. TAKES: *holder is the writer, and what is left in *in are the records. */
 static enum replica_admits replica_admit(struct replica *r, uint64_t base, struct taker *in,
                                          struct entry *e, size_t *holder)
 {
@@ -16679,7 +16688,7 @@ static enum replica_admits replica_admit(struct replica *r, uint64_t base, struc
     return REPLICA_TAKES;
 }
 
-/* Ends an entry that was applied. */
+/* [hub] Ends an entry that was applied. */
 static void replica_admitted(struct replica *r, size_t holder, const struct entry *e)
 {
     r->incarnations[holder]->beats = r->beats;
@@ -16698,7 +16707,7 @@ static void replica_admitted(struct replica *r, size_t holder, const struct entr
     }
 }
 
-/* ==== 41. Cluster: node =========================================================================
+/* ==== 42. Cluster: node =========================================================================
  * What a node does with what the engine tells it: when it may show the log's table, when it begins
  * anew, what it writes. Pure: time is passed in, what is asked of the engine goes to node.ask, and
  * the hub calls. [hub]
@@ -16811,8 +16820,8 @@ static void log_delay_turn(struct log_delay *d, int64_t mono)
     d->minute = mono - past % LOG_DELAY_MINUTE;
 }
 
-/* [hub] Notes the delay of an entry. The clocks of its writer and of this node are those of the engine as
- * each knows them: what seems to come from the future came at once. */
+/* [hub] Notes the delay of an entry. The clocks of its writer and of this node are those of the
+ * engine as each knows them: what seems to come from the future came at once. */
 static void log_delay_note(struct log_delay *d, int64_t mono, int64_t ms)
 {
     log_delay_turn(d, mono);
@@ -16827,6 +16836,8 @@ static int64_t log_delay_most(struct log_delay d, int64_t mono)
     return d.most > d.most_before ? d.most : d.most_before;
 }
 
+/* A node of the cluster: the state of one server in it. The hub's, but what it shows is read by
+ * others under table_lock, which is held whenever this is changed. */
 struct node {
     /* Set at the start. */
     uint64_t id;
@@ -16839,9 +16850,9 @@ struct node {
     void *context;
     struct presence *shown; /* SHARED */
     uint32_t (*random)(void *context);
-    /* Has the store read who left, behind a place of `seen`: node_leavers_read follows. `first`: for
-     * the first time for this request, so that all who have left must be in the store. NULL: there
-     * is no store. */
+    /* Has the store read who left, behind a place of `seen`: node_leavers_read follows. `first`:
+     * for the first time for this request, so that all who have left must be in the store. NULL:
+     * there is no store. */
     void (*read_leavers)(void *context, uint64_t request, const struct seen_place *, bool first);
     int64_t margin; /* ms: whose end may be known so much later than they were last seen */
 
@@ -16954,7 +16965,7 @@ static bool node_alone(const struct node *node)
 
 /* ---- What we write ---- */
 
-/* Sends the records collected so far, if there are some, as one entry. */
+/* [hub] Sends the records collected so far, if there are some, as one entry. */
 static void node_send(struct node *node, struct instant now)
 {
     if (!node->entry_records) return;
@@ -16978,7 +16989,8 @@ static void node_send(struct node *node, struct instant now)
     node->ask(node->context, ask);
 }
 
-/* Adds a record to the entry being collected. Its time is `now`, which must be that of node_send. */
+/* Adds a record to the entry being collected. Its time is `now`, which must be that of node_send.
+ */
 static void node_add(struct node *node, struct instant now, const struct record *record)
 {
     record_write(&node->entry, now.mono, record);
@@ -16993,7 +17005,7 @@ static void node_say(struct node *node, struct instant now, const struct record 
     node_send(node, now);
 }
 
-/* The contribution of a user of one's own. */
+/* [hub] The contribution of a user of one's own. */
 static struct record node_contribution(const struct user *user)
 {
     struct record r = {
@@ -17011,7 +17023,7 @@ static struct record node_contribution(const struct user *user)
     return r;
 }
 
-/* Applies a contribution of our own to the table that goes on by itself. */
+/* [hub] Applies a contribution of our own to the table that goes on by itself. */
 static void node_apply_alone(struct node *node, struct instant now, const struct record *record)
 {
     const struct user *user = presence_find(node->shown, record->id);
@@ -17055,8 +17067,8 @@ static bool node_writes(const struct node *node)
     return node->said_hello && !node->batch_n && node->state != NODE_AWAY;
 }
 
-/* Writes what changed of our own users, of at most so many; true if none is left. While we are
- * alone it goes into the table that is shown, too, and while the engine is away only there. */
+/* [hub] Writes what changed of our own users, of at most so many; true if none is left. While we
+ * are alone it goes into the table that is shown, too, and while the engine is away only there. */
 static bool node_collect(struct node *node, struct instant now, size_t most)
 {
     struct presence *p = &node->own;
@@ -17113,8 +17125,8 @@ static bool node_commit(struct node *node, struct instant now, size_t most)
     return true;
 }
 
-/* A new incarnation has said nothing yet: all users of our own are dirty, and those who are offline
- * need not be said at all. */
+/* [hub] A new incarnation has said nothing yet: all users of our own are dirty, and those who are
+ * offline need not be said at all. */
 static void node_restate(struct node *node)
 {
     struct presence *p = &node->own;
@@ -17163,8 +17175,8 @@ static void node_hello(struct node *node, struct instant now, int64_t mono)
     node->beat_at = mono;
 }
 
-/* What a user wants to set by hand, for all nodes. While we are alone it is set here, and said when
- * we are not any more. False if all stays as it was. */
+/* [hub] What a user wants to set by hand, for all nodes. While we are alone it is set here, and
+ * said when we are not any more. False if all stays as it was. */
 static bool node_set_manual(struct node *node, struct instant now, struct user *user,
                             const struct manual_update *update)
 {
@@ -17194,7 +17206,7 @@ static bool node_set_manual(struct node *node, struct instant now, struct user *
     return true;
 }
 
-/* Says what happened while we were alone: what was set by hand, or which sessions ended. */
+/* [hub] Says what happened while we were alone: what was set by hand, or which sessions ended. */
 static void node_say_late(struct node *node, struct instant now, struct buffer *records)
 {
     struct record r;
@@ -17265,7 +17277,9 @@ static void node_say_delivered(struct node *node, struct instant now, int64_t mo
     node_say(node, now, &(struct record){.kind = RECORD_DELIVERED, .number = node_delivered(node)});
 }
 
-/* ---- States ---- */
+/* ==== 43. Cluster: states =======================================================================
+ * [hub] In which state a node is, and how it comes into another: see the picture in Cluster:
+ * node. */
 
 static void node_drop_next(struct node *node)
 {
@@ -17300,8 +17314,8 @@ static void node_drop_donations(struct node *node)
     while (STAILQ_FIRST(&node->donations)) node_drop_donation(node);
 }
 
-/* What is shown goes on by itself from here on, under an epoch of its own: what others said is
- * cached, a slice of it a turn (node_age). */
+/* [hub] What is shown goes on by itself from here on, under an epoch of its own: what others said
+ * is cached, a slice of it a turn (node_age). */
 static void node_leave_log(struct node *node, int64_t mono)
 {
     if (node->state == NODE_SETTLED) {
@@ -17322,7 +17336,7 @@ static void node_leave_log(struct node *node, int64_t mono)
     node_drop_donations(node);
 }
 
-/* Makes room for what the log says, of an epoch from its begin or of a copy of it. */
+/* [hub] Makes room for what the log says, of an epoch from its begin or of a copy of it. */
 static void node_begin(struct node *node, struct instant now, int64_t mono, uint32_t epoch,
                        enum node_state state)
 {
@@ -17358,7 +17372,7 @@ static void node_read_epoch(struct node *node, struct instant now, int64_t mono,
     node->count.epochs++;
 }
 
-/* Asks for a copy of the table, of any node but the excluded one. */
+/* [hub] Asks for a copy of the table, of any node but the excluded one. */
 static void node_want(struct node *node, struct instant now, int64_t mono)
 {
     node_drop_copy(node);
@@ -17416,8 +17430,8 @@ static void node_down(struct node *node, int64_t mono)
     node_told(node, CAUSE_DOWN);
 }
 
-/* This node stops in order: the others need not wait until they take it for dead. What it shows stays
- * as it is, for the store. */
+/* This node stops in order: the others need not wait until they take it for dead. What it shows
+ * stays as it is, for the store. */
 static void node_leave(struct node *node, struct instant now, int64_t mono)
 {
     /* So that whoever posts from here on repeats nothing. */
@@ -17430,7 +17444,7 @@ static void node_leave(struct node *node, struct instant now, int64_t mono)
     node->aging = node->said_hello = false;
 }
 
-/* The engine answers, or does so again. */
+/* [hub] The engine answers, or does so again. */
 static void node_up(struct node *node, struct instant now, int64_t mono,
                     const struct engine_tell *tell)
 {
@@ -17466,7 +17480,11 @@ static void node_up(struct node *node, struct instant now, int64_t mono,
     }
 }
 
-/* ---- Coordination: the living node with the lowest id that has a whole table ---- */
+/* ==== 44. Cluster: coordination =================================================================
+ * [hub] What one node does for all: the living one with the lowest id that has a whole table. It
+ * has the dead evicted, says what has run out, and settles a new epoch. Two that take themselves
+ * for it do no harm: what is said twice changes nothing. Behind that, how the next table takes the
+ * place of the one that is shown. */
 
 static bool incarnation_lives(const struct replica *r, const struct incarnation *inc)
 {
@@ -17509,8 +17527,8 @@ static void node_evict(struct node *node, struct instant now)
     }
 }
 
-/* Says of at most so many users of an evicted incarnation that they are cached; true if there is no
- * more to say. */
+/* [hub] Says of at most so many users of an evicted incarnation that they are cached; true if there
+ * is no more to say. */
 static bool node_cache(struct node *node, struct instant now, size_t most)
 {
     struct replica *r = &node->replica;
@@ -17553,8 +17571,8 @@ static bool node_cache(struct node *node, struct instant now, size_t most)
     return false;
 }
 
-/* A user's contribution of nodes that are lost is over: the coordinator says so, and while we are
- * alone it is so. */
+/* [hub] A user's contribution of nodes that are lost is over: the coordinator says so, and while we
+ * are alone it is so. */
 static void node_end_user(struct node *node, struct instant now, struct user *user, bool says)
 {
     struct replica *r = node->state == NODE_SETTLED ? &node->replica : &node->before;
@@ -17587,7 +17605,7 @@ static void node_end_user(struct node *node, struct instant now, struct user *us
     timer_arm(&r->table->wheel, &user->timer, presence_clock(r->table, now) + NODE_RETRY_MS);
 }
 
-/* What a user set by hand has run out: for all if the log says so. */
+/* [hub] What a user set by hand has run out: for all if the log says so. */
 static void node_end_manual(struct node *node, struct instant now, struct manual *manual, bool says)
 {
     struct presence *p = node->shown;
@@ -17608,8 +17626,8 @@ static void node_end_manual(struct node *node, struct instant now, struct manual
     timer_arm(&p->manuals, &manual->timer, now.mono + NODE_RETRY_MS);
 }
 
-/* Ends what has run out in the table that is shown, of at most so many users; false when that many
- * were. presence_tick does so for the table of our own connections. */
+/* [hub] Ends what has run out in the table that is shown, of at most so many users; false when that
+ * many were. presence_tick does so for the table of our own connections. */
 static bool node_tick(struct node *node, struct instant now, size_t most)
 {
     struct presence *p = node->shown;
@@ -17631,8 +17649,8 @@ static bool node_tick(struct node *node, struct instant now, size_t most)
     return most;
 }
 
-/* What other nodes said becomes cached, as we are alone, of at most so many users; true if none is
- * left. */
+/* [hub] What other nodes said becomes cached, as we are alone, of at most so many users; true if
+ * none is left. */
 static bool node_age(struct node *node, struct instant now, size_t most)
 {
     struct presence *p = node->shown;
@@ -17684,8 +17702,8 @@ static bool node_is_complete(const struct node *node)
     return true;
 }
 
-/* States in the name of the absent who is shown and whom nobody has stated, of at most so many; and
- * what is set by hand. True if none is left. */
+/* [hub] States in the name of the absent who is shown and whom nobody has stated, of at most so
+ * many; and what is set by hand. True if none is left. */
 static bool node_state_absent(struct node *node, struct instant now, size_t most)
 {
     struct presence *p = node->shown;
@@ -17736,8 +17754,8 @@ static bool node_state_absent(struct node *node, struct instant now, size_t most
     return !user;
 }
 
-/* As coordinator of an epoch that is not settled: settles it when all are there, or the time is
- * over. False if there is more to do at once. */
+/* [hub] As coordinator of an epoch that is not settled: settles it when all are there, or the time
+ * is over. False if there is more to do at once. */
 static bool node_settle(struct node *node, struct instant now, int64_t mono, size_t most)
 {
     if (node->state != NODE_READING || node->said_settled || !node->said_stated) return true;
@@ -17765,7 +17783,8 @@ static bool manual_equal(const struct manual *a, const struct manual *b)
 }
 
 /* What we say of a user of our own is said again where the log's table has something else: what we
- * wrote while we joined was of somebody who had not read the kicks of before, so it did not count. */
+ * wrote while we joined was of somebody who had not read the kicks of before, so it did not count.
+ */
 static void node_say_again(struct node *node, const struct user *shown)
 {
     struct user *own = presence_find(&node->own, user_id(shown));
@@ -17776,7 +17795,8 @@ static void node_say_again(struct node *node, const struct user *shown)
         presence_mark_dirty(&node->own, own, DIRTY_STATE);
 }
 
-/* Has a user of the shown table be as in the next one, where `from` is the same user, or NULL. */
+/* [hub] Has a user of the shown table be as in the next one, where `from` is the same user, or
+ * NULL. */
 static void node_install_user(struct node *node, struct instant now, struct user *user,
                               struct user *from)
 {
@@ -17809,8 +17829,8 @@ static void node_install_user(struct node *node, struct instant now, struct user
     presence_forget(p, user); /* who is offline, and was only here to be told of */
 }
 
-/* Installs the next table, of at most so many users; true if that is done. The walk takes the users
- * of both tables in the order of their ids. */
+/* [hub] Installs the next table, of at most so many users; true if that is done. The walk takes the
+ * users of both tables in the order of their ids. */
 static bool node_install(struct node *node, struct instant now, int64_t mono, size_t most)
 {
     struct presence *p = node->shown;
@@ -17876,7 +17896,11 @@ static void node_begin_install(struct node *node, bool stays)
     node->behind = behind;
 }
 
-/* ---- Copies ---- */
+/* ==== 45. Cluster: copies =======================================================================
+ * [hub] A node that joins an epoch which goes on gets a copy of the table, in pieces, from one that
+ * has it whole; and questions of one node to another, which are answered in the same way. A copy is
+ * made while its donor goes on: each piece says how much of the log it has, and what the log says
+ * behind that is applied on top. Pieces come from another process: nothing in them is believed. */
 
 /* LEAVERS are users who are offline, of the donor's store. NEXT: the copy goes on in the next
  * snapshot. ANSWER is no piece of a copy, but one node's answer to a question. */
@@ -17932,6 +17956,7 @@ static void node_piece(struct node *node, struct donation *d, struct buffer *tex
     d->chunk_pieces = d->chunk_bytes = 0;
 }
 
+/* [hub] The first piece: who wrote in this epoch, and what is kept beside the users. */
 static void piece_head(struct node *node, struct donation *d, struct buffer *out)
 {
     const struct replica *r = &node->replica;
@@ -17961,6 +17986,7 @@ static void piece_head(struct node *node, struct donation *d, struct buffer *out
     }
 }
 
+/* [hub] Appends a user with all that is said of them, and what they set by hand. */
 static void piece_user(struct node *node, struct buffer *out, const struct user *user)
 {
     const struct replica *r = &node->replica;
@@ -17988,7 +18014,7 @@ static void piece_user(struct node *node, struct buffer *out, const struct user 
     put_bytes(out, status_text_span(manual->message));
 }
 
-/* Writes the users of a slice of the table; false if there are more. */
+/* [hub] Writes the users of a slice of the table; false if there are more. */
 static bool node_donate_users(struct node *node, struct donation *d, size_t most)
 {
     struct presence *p = node->shown;
@@ -18019,7 +18045,7 @@ static void node_donated(struct node *node, struct donation *d, bool whole)
     node_drop_donation(node);
 }
 
-/* Writes some of the copy that another node asked for first; false if there is more to do at
+/* [hub] Writes some of the copy that another node asked for first; false if there is more to do at
  * once. */
 static bool node_donate(struct node *node, size_t most)
 {
@@ -18053,7 +18079,8 @@ static bool node_donate(struct node *node, size_t most)
     return true;
 }
 
-/* Appends a user who is offline, with the stay that began last, or NULL: for PIECE_LEAVERS. */
+/* [hub] Appends a user who is offline, with the stay that began last, or NULL: for PIECE_LEAVERS.
+ */
 static void piece_leaver(struct buffer *out, struct span id, const struct user_record *user,
                          const struct session_record *stay)
 {
@@ -18068,8 +18095,9 @@ static void piece_leaver(struct buffer *out, struct span id, const struct user_r
     buffer_add(out, session, sizeof session);
 }
 
-/* The store was read for the copy of this request, up to that place: `users` are those who left, of
- * which it takes the content. `failed`: it could not be read, so the copy ends without them. */
+/* [hub] The store was read for the copy of this request, up to that place: `users` are those who
+ * left, of which it takes the content. `failed`: it could not be read, so the copy ends without
+ * them. */
 static void node_leavers_read(struct node *node, uint64_t request, const struct seen_place *place,
                               struct buffer *users, bool at_end, bool failed)
 {
@@ -18107,7 +18135,7 @@ static void node_answer(struct node *node, const struct record *question, struct
     node_ask_piece(node, question->number, 0, &out);
 }
 
-/* Takes an answer to a question of our own; one that makes no sense is none. */
+/* [hub] Takes an answer to a question of our own; one that makes no sense is none. */
 static void node_take_answer(struct node *node, struct span text)
 {
     struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
@@ -18123,7 +18151,8 @@ static void node_take_answer(struct node *node, struct span text)
     if (node->answered) node->answered(node->context, question, from, list.raw);
 }
 
-/* Somebody wants a copy: the living node with the lowest id that has a whole table gives it. */
+/* [hub] Somebody wants a copy: the living node with the lowest id that has a whole table gives it.
+ */
 static void node_wanted(struct node *node, const struct entry *e, const struct record *record)
 {
     if (node->state != NODE_SETTLED || e->node == node->id) return;
@@ -18139,6 +18168,7 @@ static void node_wanted(struct node *node, const struct entry *e, const struct r
     STAILQ_INSERT_TAIL(&node->donations, d, entry);
 }
 
+/* [hub] Reads what piece_head wrote; in->bad is set if it makes no sense. */
 static void copy_head(struct replica *r, struct taker *in)
 {
     r->delivered = take_number(in);
@@ -18171,6 +18201,7 @@ static void copy_head(struct replica *r, struct taker *in)
     }
 }
 
+/* [hub] Reads what piece_user wrote into the next table; in->bad as above. */
 static void copy_user(struct replica *r, struct instant now, struct taker *in)
 {
     struct span id = take_id(in);
@@ -18217,8 +18248,8 @@ static void copy_user(struct replica *r, struct instant now, struct taker *in)
     replica_merge(r, now, user, since, (enum reason)reason, NULL);
 }
 
-/* Who left while we did not hear of it. The store is told at once, but of whom we show, that is
- * behind the installation: the next table has how they left until then. */
+/* [hub] Who left while we did not hear of it. The store is told at once, but of whom we show, that
+ * is behind the installation: the next table has how they left until then. */
 static void copy_leaver(struct node *node, struct taker *in)
 {
     struct user_record record;
@@ -18262,7 +18293,7 @@ static void node_next_chunk(struct node *node, int64_t mono)
     node->ask(node->context, ask);
 }
 
-/* Takes a piece of the copy that we asked for; false if it makes no sense. */
+/* [hub] Takes a piece of the copy that we asked for; false if it makes no sense. */
 static bool node_take_piece(struct node *node, struct instant now, int64_t mono, struct span text)
 {
     struct replica *r = &node->replica;
@@ -18299,7 +18330,9 @@ static bool node_take_piece(struct node *node, struct instant now, int64_t mono,
     return !in.bad;
 }
 
-/* ---- What is read ---- */
+/* ==== 46. Cluster: reading ======================================================================
+ * [hub] What a node does with the log, entry by entry, with what else the engine tells, and by
+ * itself as time passes. */
 
 /* Something in the log shows that it is not whole for anybody: an epoch ends by that. */
 static void node_doubt(struct node *node, enum node_cause cause)
@@ -18315,7 +18348,7 @@ static void node_beat_came(struct node *node)
     node->beat_back = node->beat_sent;
 }
 
-/* What a record of another, or our own come back, is to our own table. */
+/* [hub] What a record of another, or our own come back, is to our own table. */
 static void node_note(struct node *node, struct instant now, size_t holder, const struct entry *e,
                       const struct record *record)
 {
@@ -18348,7 +18381,7 @@ static void node_note(struct node *node, struct instant now, size_t holder, cons
     }
 }
 
-/* Applies the records of an entry that counts. False if one of them is damaged. */
+/* [hub] Applies the records of an entry that counts. False if one of them is damaged. */
 static bool node_apply(struct node *node, struct instant now, size_t holder, const struct entry *e,
                        struct taker *in)
 {
@@ -18368,8 +18401,8 @@ static bool node_apply(struct node *node, struct instant now, size_t holder, con
     return in->at == in->end;
 }
 
-/* Reads one entry, whose records begin at `base`. Whatever is wrong with it has been acted on when
- * this returns false: what is behind it is not to be read. */
+/* [hub] Reads one entry, whose records begin at `base`. Whatever is wrong with it has been acted on
+ * when this returns false: what is behind it is not to be read. */
 static bool node_read(struct node *node, struct instant now, int64_t mono, uint64_t base,
                       struct span text)
 {
@@ -18417,7 +18450,7 @@ static bool node_read(struct node *node, struct instant now, int64_t mono, uint6
     return true;
 }
 
-/* Keeps an entry until the copy is there that it belongs behind; from our own wish on. */
+/* [hub] Keeps an entry until the copy is there that it belongs behind; from our own wish on. */
 static void node_keep(struct node *node, uint64_t base, struct span text)
 {
     struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
@@ -18445,9 +18478,9 @@ static void node_keep(struct node *node, uint64_t base, struct span text)
     node->kept_bytes += text.len;
 }
 
-/* The copy is there: what was kept is applied behind it, and when that is as new as the copy, it is
- * shown. Its donor may be ahead of what we have read: what we read after that must not come from
- * before the copy, as if the log had become shorter. */
+/* [hub] The copy is there: what was kept is applied behind it, and when that is as new as the copy,
+ * it is shown. Its donor may be ahead of what we have read: what we read after that must not come
+ * from before the copy, as if the log had become shorter. */
 static void node_catch_up(struct node *node, struct instant now, int64_t mono)
 {
     struct replica *r = &node->replica;
@@ -18465,7 +18498,7 @@ static void node_catch_up(struct node *node, struct instant now, int64_t mono)
     node_begin_install(node, node->gap);
 }
 
-/* Reads the next of a row of entries that the engine told; true if there is none left. */
+/* [hub] Reads the next of a row of entries that the engine told; true if there is none left. */
 static bool node_entries(struct node *node, struct instant now, int64_t mono,
                          struct engine_tell *tell)
 {
@@ -18489,8 +18522,8 @@ static bool node_entries(struct node *node, struct instant now, int64_t mono,
     return true;
 }
 
-/* Acts on what the engine told; false if that is to go on with the same tell. The caller frees it,
- * and calls this only when nothing is being installed: see node_busy. */
+/* [hub] Acts on what the engine told; false if that is to go on with the same tell. The caller
+ * frees it, and calls this only when nothing is being installed: see node_busy. */
 static bool node_tell(struct node *node, struct instant now, int64_t mono, struct engine_tell *tell)
 {
     if (node->leaving) return true;
@@ -18552,6 +18585,8 @@ static bool node_busy(const struct node *node)
 
 /* ---- By itself ---- */
 
+/* [hub] Says that we live, every NODE_BEAT_MS; not while a beat is still on its way, since those
+ * that wait in an engine that stands still would take all others for dead when it goes on. */
 static void node_beat(struct node *node, struct instant now, int64_t mono)
 {
     const struct replica *r = &node->replica;
@@ -18569,7 +18604,8 @@ static void node_beat(struct node *node, struct instant now, int64_t mono)
     node->beat_sent = mono;
 }
 
-/* What a node does by itself, of at most so many users; false if there is more to do at once. */
+/* [hub] What a node does by itself, of at most so many users; false if there is more to do at once.
+ */
 static bool node_work(struct node *node, struct instant now, int64_t mono, size_t most)
 {
     struct replica *r = &node->replica;
@@ -18617,7 +18653,8 @@ static int64_t node_wait(const struct node *node, int64_t mono)
     return at > mono ? at - mono : 0;
 }
 
-/* Sets a node up, alone, with the table that is shown, which is empty or has users of the store. */
+/* [hub] Sets a node up, alone, with the table that is shown, which is empty or has users of the
+ * store. */
 static void node_init(struct node *node, struct instant now, struct presence *shown, uint64_t id)
 {
     node->id = id;
@@ -18635,8 +18672,8 @@ static void node_init(struct node *node, struct instant now, struct presence *sh
     node->before.shown = shown;
 }
 
-/* A user whom the store says to be online, who was just restored in the table that is shown: as if
- * an incarnation that was lost had said so. */
+/* [hub] A user whom the store says to be online, who was just restored in the table that is shown:
+ * as if an incarnation that was lost had said so. */
 static void node_restored(struct node *node, struct span id)
 {
     struct presence *p = node->shown;
@@ -18652,6 +18689,7 @@ static void node_restored(struct node *node, struct span id)
     node->before.incarnations[INCARNATION_STORED]->users++;
 }
 
+/* [main] Frees a node whose threads have ended. */
 static void node_free(struct node *node)
 {
     node->request = 0; /* nobody is asked any more */
@@ -18668,7 +18706,7 @@ static void node_free(struct node *node)
     buffer_free(&node->stays);
 }
 
-/* ==== 42. Server ================================================================================
+/* ==== 47. Server ================================================================================
  * struct server and the structs that cross threads, with the owner of each field. Nothing here does
  * anything. Tags: [hub], [listener] and so on are the only thread to touch it; * is also read by
  * workers, as said there; what has no tag is set by main before there are threads, and constant. */
@@ -19209,7 +19247,7 @@ struct server {
     struct seam *seam;
 };
 
-/* ==== 43. Connections ===========================================================================
+/* ==== 48. Connections ===========================================================================
  * WebSockets and streams as the hub has them: made, written to, ended; and what several threads ask
  * struct server (server_*). A connection is never freed inside its own handler: one that ends is
  * DEAD, out of the table and its socket closed, and is freed at the end of a turn in which no
@@ -19245,8 +19283,8 @@ static struct instant server_now(struct server *server)
     return now;
 }
 
-/* [hub] The moment at which a transition is made text. A cluster's are of the log: the same on every
- * node, whatever its clock says. */
+/* [hub] The moment at which a transition is made text. A cluster's are of the log: the same on
+ * every node, whatever its clock says. */
 static struct instant event_time(const struct server *server, struct instant now)
 {
     return server->clustered ? (struct instant){INT64_MAX / 4, 0} : now;
@@ -19272,8 +19310,8 @@ static bool server_exempts(const struct server *server, const uint8_t address[16
     return ranges_have(server->trusted, server->trusted_count, address);
 }
 
-/* [any; table_lock] A user of the table that is shown, as view_user has them. Of one who is connected
- * here the last sign of life is known sooner than the log has it. */
+/* [any; table_lock] A user of the table that is shown, as view_user has them. Of one who is
+ * connected here the last sign of life is known sooner than the log has it. */
 static void server_view_user(struct server *server, struct user_view *view, const struct user *user,
                              struct instant now)
 {
@@ -19799,7 +19837,7 @@ static void hub_reply_error(struct hub *hub, enum error error)
     hub_reply_end(hub);
 }
 
-/* ==== 44. WebSocket messages ====================================================================
+/* ==== 49. WebSocket messages ====================================================================
  * What a client says, and what follows: heartbeats, statuses, users to follow. All of it is the
  * hub's but the reads of the store. The way of a message, and where it may have to wait:
  *
@@ -19860,7 +19898,8 @@ static enum error message_manual(struct server *server, struct connection *c, st
     enum error error = manual_parse(message, &update);
     if (error) return error;
     struct user *user = c->session.user;
-    /* In a cluster others may have set something already; one who has just come is not there yet. */
+    /* In a cluster others may have set something already; one who has just come is not there yet.
+     */
     struct user *shown = presence_find(&server->presence, user_id(user));
     server_set_manual(server, now, shown ? shown : user, &update);
     return ERROR_NONE;
@@ -20452,7 +20491,7 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
     timer_arm(&server->hub.wheel, &c->timer, c->session.expires && end < due ? end : due);
 }
 
-/* ==== 45. Streams ===============================================================================
+/* ==== 50. Streams ===============================================================================
  * Who reads the events of /admin/events and /api/events, as fast as each can. The hub's. An event
  * is made text once, in the ring of its feed, as Server-Sent Events has it; a stream is a place in
  * that ring, so a thousand streams cost no copy. What is sent to all is:
@@ -20659,7 +20698,7 @@ static void hub_take_transitions(struct server *server, struct instant now)
     p->sessions_dropped = 0;
 }
 
-/* ==== 46. Broadcast =============================================================================
+/* ==== 51. Broadcast =============================================================================
  * Watchers are told what changed. Nearly all of the time goes to the system's send(), once for each
  * of them. Therefore the hub fills an array of writes and its io threads send them beside it, 32 at
  * a time:
@@ -20840,7 +20879,7 @@ static void hub_watch(struct server *server, struct instant now)
     lock_give(&server->table_lock, RANK_TABLE);
 }
 
-/* ==== 47. Signs of life =========================================================================
+/* ==== 52. Signs of life =========================================================================
  * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's.
  *
  *     heard --(--ping-interval)--> ping --(--pong-timeout)--> closed, its user offline
@@ -20974,7 +21013,7 @@ static void connection_timer(struct server *server, struct connection *c, struct
     }
 }
 
-/* ==== 48. Handoff ===============================================================================
+/* ==== 53. Handoff ===============================================================================
  * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
  * is the same object: what was HTTP's hangs off it as `http` and is freed here. From now on the
  * socket is in the hub's epoll set, its timer in the hub's wheel, its place is counted in
@@ -21170,8 +21209,8 @@ static void stream_reset(struct server *server, struct stream *s, struct instant
     s->at = s->feed->events.end;
 }
 
-/* [hub] Streams that came from a node which had read more of the log go on where they were, once this
- * one has read as much; in another epoch, or when that takes too long, they begin again. */
+/* [hub] Streams that came from a node which had read more of the log go on where they were, once
+ * this one has read as much; in another epoch, or when that takes too long, they begin again. */
 static void streams_catch_up(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
@@ -21257,10 +21296,11 @@ static void hub_adopt_stream(struct server *server, struct job *job)
     if (hub->stopping || stream_logged_out(server, s)) stream_finish(server, s, now);
 }
 
-/* ==== 49. Cluster: hub ==========================================================================
- * What makes a node of a server: what the engine's thread tells goes to the node (Cluster: reading),
- * what the node asks goes there, and the table that it changes is shown. All under the table's lock
- * and in slices, as what happens to the cluster can happen to all of its users at once. */
+/* ==== 54. Cluster: hub ==========================================================================
+ * What makes a node of a server: what the engine's thread tells goes to the node (Cluster:
+ * reading), what the node asks goes there, and the table that it changes is shown. All under the
+ * table's lock and in slices, as what happens to the cluster can happen to all of its users at
+ * once. */
 
 enum {
     CLUSTER_OFFSET_MS = 500,   /* so far from the engine's a clock is worth a warning */
@@ -21564,8 +21604,8 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
     return true;
 }
 
-/* [hub] True if what somebody waits for has come back in the log, or need not be waited for: while we
- * are alone, if it is in the table that is shown. */
+/* [hub] True if what somebody waits for has come back in the log, or need not be waited for: while
+ * we are alone, if it is in the table that is shown. */
 static bool hub_came_back(struct server *server, uint64_t n, struct span id)
 {
     const struct node *node = &server->node;
@@ -21801,7 +21841,7 @@ static int64_t hub_cluster_wait(struct server *server, int64_t now)
     return wait > 0 ? wait : 0;
 }
 
-/* ==== 50. Hub ===================================================================================
+/* ==== 55. Hub ===================================================================================
  * The loop of the thread that owns every WebSocket and stream and is the only one to change the
  * presence table, and what others ask of it. One writer: so rules of presence need no care for
  * threads, and every change has its place in one order. Nothing here waits but loop_wait; what must
@@ -22340,7 +22380,7 @@ static void hub_free(struct server *server)
     if (hub->stop_event >= 0) close(hub->stop_event);
 }
 
-/* ==== 51. Listener: connections =================================================================
+/* ==== 56. Listener: connections =================================================================
  * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
  * and every connection that is not, or not at present, being served. It accepts, waits until a
  * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
@@ -22721,7 +22761,7 @@ static void lane_close(struct server *server, struct lane *lane)
     }
 }
 
-/* ==== 52. Listener: requests ====================================================================
+/* ==== 57. Listener: requests ====================================================================
  * Bytes become whole requests, requests go to the workers, answers come back. A worker is never
  * given half a request, so it never waits for a client.
  *
@@ -23178,7 +23218,7 @@ static void listener_displace(struct server *server, struct http_conn *p)
     listener_give_up(server, p);
 }
 
-/* ==== 53. Listener: accept ======================================================================
+/* ==== 58. Listener: accept ======================================================================
  * New connections, the deadlines of all, and the loop of the listener. Accepting never ends the
  * server: without descriptors it rests and tries again, while what is connected goes on being
  * served. There is no limit of HTTP connections over all but that of descriptors; each address has
@@ -23447,7 +23487,7 @@ static bool listener_init(struct server *server, struct instant now)
     return true;
 }
 
-/* ==== 54. Assets ================================================================================
+/* ==== 59. Assets ================================================================================
  * The files of web/, compiled in by the build with their type, hash and gzip form. Constant; the
  * table is generated (build/gen/assets.inc), never committed. */
 
@@ -23471,7 +23511,7 @@ static const struct asset *asset_find(const char *path)
     return NULL;
 }
 
-/* ==== 55. API: users ============================================================================
+/* ==== 60. API: users ============================================================================
  * /api/presence and /admin/online-users: request to response, on a worker's thread and free of
  * CivetWeb's types but the parsed request. What all handlers promise (those of the next sections
  * too):
@@ -23886,7 +23926,7 @@ static enum error api_online_users(struct server *server, const struct http_requ
     return ERROR_NONE;
 }
 
-/* ==== 56. API: lists for admins =================================================================
+/* ==== 61. API: lists for admins =================================================================
  * Pages of all users, one user with every connection, sessions, kicks. These are the costly
  * requests: they have a lane of their own (HTTP_COSTLY), and each looks at a bounded number of
  * users.
@@ -24474,7 +24514,7 @@ static void api_totals(struct server *server, struct instant now, struct totals 
     store_stats(server->store, &t->store);
 }
 
-/* ==== 57. API: state of the server ==============================================================
+/* ==== 62. API: state of the server ==============================================================
  * /admin/stats, /metrics, streams of events, history, health, and the files of web/. Nothing here
  * changes anything but api_events and api_admin_events, which hand their connection to the hub. */
 
@@ -25049,7 +25089,7 @@ enum access {
     ACCESS_ADMIN,
 };
 
-/* ==== 58. API: who may ==========================================================================
+/* ==== 63. API: who may ==========================================================================
  * Tokens, passwords and logins of admins: who may send a request. Every route names whom it is for
  * (enum access), and api_answer or upgrade_request ask here before anything else is done.
  *
@@ -25448,7 +25488,7 @@ static enum error api_options(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* ==== 59. Routes ================================================================================
+/* ==== 64. Routes ================================================================================
  * Every path, and the way of a request from it to its answer:
  *
  *     seam_request (CivetWeb)       request_admit: its host, its client, whose page sent it
@@ -25580,7 +25620,7 @@ static void api_answer(struct server *server, const struct route *route, enum er
     if (response->status >= 400) count_one(&server->counters.request_errors);
 }
 
-/* ==== 60. CivetWeb ==============================================================================
+/* ==== 65. CivetWeb ==============================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the
  * connection, an upgrade becomes a grant for the hub. All of it is a worker's. CivetWeb parses and
  * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. For one
@@ -25993,7 +26033,7 @@ static const struct seam_ops SEAM_OPS = {
     .no_memory = mem_die,
 };
 
-/* ==== 61. Sandbox and privileges ================================================================
+/* ==== 66. Sandbox and privileges ================================================================
  * After the start the process can reach its own files and sockets only: --user, which gives up
  * root, and Landlock (landlock(7)), which gives up files, ports and signals. Both are for good and
  * for every thread that starts later, so they come after the addresses are bound and before the
@@ -26180,7 +26220,7 @@ static void server_enter_sandbox(struct server *server)
              done ? "sandboxed by Landlock, version %ld" : "Landlock, version %ld, refuses", abi);
 }
 
-/* ==== 62. Start =================================================================================
+/* ==== 67. Start =================================================================================
  * From options to a server that answers, and back: limits, files, threads, signals, an ordered
  * stop. All on main, which owns the certificates, keys and secrets that it replaces on a reload.
  * Nothing here is for a client. Exit status: 0 fine, 1 failed at run time, 2 wrong usage or
@@ -26810,7 +26850,7 @@ static int server_serve(struct server *server)
     return complain(1, "the last changes could not be written to %s", server->options.data);
 }
 
-/* ==== 63. Main ==================================================================================
+/* ==== 68. Main ==================================================================================
  * Commands that do one thing and end, and main, which reads the options and chooses. A command
  * writes what it was asked for to stdout, and one line to stderr if it fails. */
 

@@ -1620,7 +1620,8 @@ static void patient_node_waits_for_others(void **unused)
 
 /* What two nodes have stored of a user is the same: whether they are online, and if not, the stay
  * that began last. Who left and came back in a gap may have a stay less there; and a node alone has
- * heard from who came to it just before it was killed, or behind a kick of which it had not read. */
+ * heard from who came to it just before it was killed, or behind a kick of which it had not
+ * read. */
 static void calm_stored(int a, int b, int user)
 {
     const struct rig_stored *x = &calm.nodes[a].stored[user], *y = &calm.nodes[b].stored[user];

@@ -166,8 +166,8 @@ static int hook_told_compare(const void *left, const void *right)
     return a->number == b->number ? 0 : a->number < b->number ? -1 : 1;
 }
 
-/* Behind what the receiver lacks comes a reset, or nothing of that epoch; of the last epoch it lacks
- * nothing else. */
+/* Behind what the receiver lacks comes a reset, or nothing of that epoch; of the last epoch it
+ * lacks nothing else. */
 static void hook_compare(uint32_t epoch)
 {
     for (size_t i = 0; i < hooks.all.count; i++) {

@@ -722,8 +722,8 @@ static void engine_waits_to_be_heard(void **state)
     }
     engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_FOLLOW, .after = hub_side.read});
     engine_side_append(&side, 71, 2, 0);
-    /* Nor does a piece go into what may be another engine by now. A snapshot that is read no more is
-     * removed behind all of these: once it is gone, they were looked at. */
+    /* Nor does a piece go into what may be another engine by now. A snapshot that is read no more
+     * is removed behind all of these: once it is gone, they were looked at. */
     real_say("XADD {p}:snapshot:0000000000000006 * d x");
     engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_PIECE, .request = 7});
     engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_PIECES, .request = 6});

@@ -50,7 +50,8 @@ static void store_keeps_its_bytes(void **state)
     store_batch_manual(&b, span_of("al"), &manual, span_of("h\xc3\xa9"));
     store_batch_manual(&b, span_of("bo"),
                        &(struct manual_head){.there = true, .status = STATUS_BUSY}, span_of(""));
-    for (int i = 0; i < 3; i++) store_batch_change(&b, 0x5152535455565758 + i, span_of("{}"), false);
+    for (int i = 0; i < 3; i++)
+        store_batch_change(&b, 0x5152535455565758 + i, span_of("{}"), false);
     b.position_epoch = 0x61626364;
     b.position_number = 0x7172737475767778;
     write_now(st, &b);
