@@ -13425,8 +13425,8 @@ static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
  *
  * In a cluster every node has the same changes in its outbox, by position, and one posts them;
  * which one, and until when, the hub says (posts_until), as does the log how far it came
- * (delivered). All pass over that. Where batches are cut may differ between nodes, so there the name
- * has both ends: X-Presence-Delivery: 5939c933-1042-1057. */
+ * (delivered). All pass over that. Where batches are cut may differ between nodes, so there the
+ * name has both ends: X-Presence-Delivery: 5939c933-1042-1057. */
 
 enum { DELIVERY_TEXT = POSITION_TEXT + 24 };
 
