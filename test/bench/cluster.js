@@ -65,7 +65,7 @@ const shown = (cluster, count) => until(`${count} users everywhere`, async () =>
 
 /** Changes a second that all three apply: more is offered than the bar asks for. */
 async function throughput(t) {
-  const cluster = await startCluster(t, { args: ARGS });
+  const cluster = await startCluster(t, { args: ARGS, events: false });
   const { each, seconds, rate } = SIZES;
   const loads = cluster.nodes.map((node) => hold(t, node, node.name, each, ['--rate', rate, '--seconds', seconds, '--beat', 'status', '--settle', 3]));
   for (const node of cluster.nodes) await connected(node, each);
@@ -98,7 +98,7 @@ async function throughput(t) {
 
 /** A change on A at a watcher on B, at 1,000 changes a second of 100 users. */
 async function latency(t) {
-  const cluster = await startCluster(t, { args: ARGS });
+  const cluster = await startCluster(t, { args: ARGS, events: false });
   const { a, b } = cluster;
   const ids = Array.from({ length: 100 }, (_, i) => `u${i}`);
   const clients = [];
@@ -137,17 +137,17 @@ async function latency(t) {
 
 /** What users of another node cost, then their eviction, and stating them again in a new epoch. */
 async function crowd(t) {
-  const cluster = await startCluster(t, { args: ARGS });
+  const cluster = await startCluster(t, { args: ARGS, events: false });
   const { a, b, c } = cluster;
   const count = SIZES.users; // on one node: a process may have only so many descriptors
   await delay(2000); // the first beats
-  const before = proc.pss(b.server.pid);
+  const before = proc.own(b.server.pid);
   const load = hold(t, a, 'u', count, ['--seconds', 300]);
   await connected(a, count);
   await shown(cluster, count);
   await delay(1500); // the stores have them
-  const bytes = round((proc.pss(b.server.pid) - before) / count);
-  row('bytes a remote online user', bytes, `${count} users, PSS`, '-', 150, `${bytes} <= 150`);
+  const bytes = round((proc.own(b.server.pid) - before) / count);
+  row('bytes a remote online user', bytes, `${count} users, anonymous memory`, '-', 150, `${bytes} <= 150`);
 
   let began = Date.now();
   const epoch = await cluster.epoch();

@@ -254,8 +254,8 @@ class Node {
 }
 
 class Cluster {
-  constructor(t, { engine, args = [], env = {}, allow = [] }) {
-    Object.assign(this, { t, engine, args, env, allow, nodes: [], logs: {} });
+  constructor(t, { engine, args = [], env = {}, allow = [], events = true }) {
+    Object.assign(this, { t, engine, args, env, allow, events, nodes: [], logs: {} });
   }
 
   node(name) {
@@ -266,7 +266,7 @@ class Cluster {
   }
 
   /** One more node, from its first byte; with its events, unless `events` is false. */
-  async add(name, { events = true, ready = true, ...options } = {}) {
+  async add(name, { events = this.events, ready = true, ...options } = {}) {
     const node = new Node(this, name, options);
     this.nodes.push(node);
     this[name] = node;

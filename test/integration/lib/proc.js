@@ -14,6 +14,8 @@ function field(pid, file, name) {
 
 const rss = (pid) => field(pid, 'status', 'VmRSS');
 const pss = (pid) => field(pid, 'smaps_rollup', 'Pss');
+/** Bytes of its own: without what it shares with the page cache, as a store's map does. */
+const own = (pid) => field(pid, 'smaps_rollup', 'Anonymous');
 const descriptors = (pid) => fs.readdirSync(`/proc/${pid}/fd`).length;
 
 function statTimes(file) {
@@ -79,4 +81,4 @@ function descendants(pid) {
   return found;
 }
 
-module.exports = { rss, pss, descriptors, cpu, threads, closeWait, descendants };
+module.exports = { rss, pss, own, descriptors, cpu, threads, closeWait, descendants };
