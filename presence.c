@@ -8237,6 +8237,7 @@ struct user {
     uint8_t pinned : 1;        /* stays in the table when offline: somebody watches */
     uint8_t manual_dirty : 1;  /* the store does not know yet what was set by hand */
     uint8_t was_invisible : 1; /* as of the last transition */
+    uint8_t guessed : 1;       /* in a SHARED table, offline: while alone, see node_end_user */
     uint8_t final : 1;         /* in an OWN table, offline: this end ends what others have cached */
     uint8_t id_len;
     char id[]; /* not NUL-terminated */
@@ -8307,6 +8308,7 @@ struct presence {
     bool keeps;               /* but of who leaves, as nobody else tells our store of them */
     bool quiet;               /* SHARED: what changes now is told to those who watch alone, */
     bool stayless;            /* and its end is in the store already */
+    bool guesses;             /* SHARED: who leaves now may be there all the same */
     int64_t grace, threshold; /* ms */
     int64_t stood_still;      /* ms that presence_clock is behind mono */
     int64_t judge_at;         /* mono: before it no session ends for want of a sign of life;
@@ -8693,7 +8695,7 @@ static void presence_record(struct presence *p, struct user *user, enum transiti
         .invisible = user_invisible(user),
     };
     user->was_invisible = user_invisible(user);
-    if (kind != TRANSITION_CONNECTIONS) presence_mark_dirty(p, user, DIRTY_STATE);
+    if (kind != TRANSITION_CONNECTIONS && !user->guessed) presence_mark_dirty(p, user, DIRTY_STATE);
 }
 
 /* Forgets the transitions, after the caller has acted on them. The memory stays for the next turn,
@@ -8778,7 +8780,7 @@ static void user_enter(struct presence *p, int64_t since, struct user *user, enu
     user_set_state(p, user, state);
     if (joins) { /* a session begins later than the one before it: they are told apart by that */
         user->online_since = since > user->online_since ? since : user->online_since + 1;
-        user->final = false;
+        user->final = user->guessed = false;
         presence_record(p, user, TRANSITION_JOIN);
     } else if (changes) {
         presence_record(p, user, TRANSITION_STATUS);
@@ -8826,7 +8828,8 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     };
     if (address) memcpy(session.address, address, 16);
     if (session.to < session.from) session.to = session.from;
-    bool stays = p->silent ? p->keeps : !p->stayless;
+    bool stays = p->silent ? p->keeps : !p->stayless && !p->guesses;
+    user->guessed = p->guesses;
     if (p->kind == PRESENCE_OWN || !stays) user->final = false;
     else if (presence_may_wait(p, p->ended.sessions, ENDED_SESSIONS_MAX))
         store_batch_session(&p->ended, user_id(user), &session, p->kind == PRESENCE_SHARED);
@@ -9156,7 +9159,7 @@ static void presence_collect_user(struct presence *p, struct instant now, struct
                                   struct store_batch *batch)
 {
     int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed) + now.offset;
-    bool online = user->state != USER_OFFLINE;
+    bool online = user->state != USER_OFFLINE || user->guessed;
     struct span id = user_id(user);
     store_batch_user(batch, id, online, user->automatic, user->online_since + now.offset, seen,
                      user->reason);
@@ -9210,6 +9213,7 @@ static bool presence_collect(struct presence *p, struct instant now, bool all, s
 static void presence_forget(struct presence *p, struct user *user)
 {
     if (user->state != USER_OFFLINE || user->dirty || user->pinned || user_manual(user)) return;
+    if (user->guessed) return;
     directory_remove(&p->directory, user);
     user_free(p, user);
 }
@@ -16318,12 +16322,12 @@ static void replica_seen(struct replica *r, struct user *user, int64_t last_seen
         presence_mark_dirty(r->table, user, DIRTY_SEEN);
 }
 
-/* Takes back all that is said of a user which is cached; all there is, if asked. */
-static void replica_unsay_cached(struct replica *r, struct user *user, bool evicted_only)
+/* [hub] Takes back all that is said of a user which is cached: by nodes that wait for them, or by those
+ * that are lost. */
+static void replica_unsay_cached(struct replica *r, struct user *user, bool evicted)
 {
     for (struct said **place = &user->said; *place;) {
-        if ((*place)->state == USER_LIVE || (evicted_only && !(*place)->evicted))
-            place = &(*place)->next;
+        if ((*place)->state == USER_LIVE || (*place)->evicted != evicted) place = &(*place)->next;
         else replica_unsay(r, user, place);
     }
 }
@@ -16361,6 +16365,7 @@ static void replica_hear(struct replica *r, struct instant now, size_t holder,
     }
     /* Who is there needs nobody who waits for them. */
     if (record->state == USER_LIVE) replica_unsay_cached(r, user, true);
+    /* A final end here says nothing of a tab that a lost node had, which may be on its way back. */
     if (!record->state && record->whole && !user_said_live(user))
         replica_unsay_cached(r, user, false);
     replica_seen(r, user, record->last_seen);
@@ -16528,6 +16533,7 @@ static void replica_stay(struct replica *r, struct instant now, const struct rec
     if (user && user->state && (!same || user_said_live(user))) same = false;
     if (same) {
         replica_unsay_cached(r, user, false);
+        replica_unsay_cached(r, user, true);
         replica_seen(r, user, record->last_seen);
         replica_merge(r, now, user, 0, record->reason, record->address);
         return;
@@ -17572,21 +17578,20 @@ static bool node_cache(struct node *node, struct instant now, size_t most)
 }
 
 /* [hub] A user's contribution of nodes that are lost is over: the coordinator says so, and while we
- * are alone it is so. */
+ * are alone it is so. Then it is a guess, as that node may be well: the store is not told, and when
+ * we are back the cluster says what became of the user (node_install_user). */
 static void node_end_user(struct node *node, struct instant now, struct user *user, bool says)
 {
     struct replica *r = node->state == NODE_SETTLED ? &node->replica : &node->before;
+    enum reason why = REASON_NODE_LOST;
     for (struct said **place = &user->said; *place;) {
         struct said *said = *place;
         bool over = said->evicted && said->last_seen + r->table->threshold <= now.mono;
         enum reason reason = (enum reason)said->reason;
         if (over && node_alone(node)) {
-            bool last = !user->said->next;
+            r->table->guesses |= said->holder >= INCARNATIONS_FIXED;
+            why = reason;
             replica_unsay(r, user, place);
-            if (last) {
-                replica_merge(r, now, user, 0, reason, NULL);
-                return;
-            }
             continue;
         }
         if (over && says)
@@ -17598,7 +17603,8 @@ static void node_end_user(struct node *node, struct instant now, struct user *us
         place = &said->next;
     }
     if (node_alone(node)) {
-        replica_merge(r, now, user, 0, REASON_NODE_LOST, NULL);
+        replica_merge(r, now, user, 0, why, NULL);
+        r->table->guesses = false;
         return;
     }
     /* Once more, in case that it does not come back. */
@@ -17823,6 +17829,16 @@ static void node_install_user(struct node *node, struct instant now, struct user
     enum reason reason = user->state == USER_CACHED ? (enum reason)user->reason : REASON_NODE_LOST;
     if (from && from->state && user->state) presence_mark_dirty(p, user, DIRTY_STATE);
     replica_merge(&shown, now, user, from ? from->online_since : 0, reason, NULL);
+    if (user->guessed && !user->state) { /* we guessed right */
+        user->guessed = false;
+        if (!p->stayless) {
+            struct session_record stay = {.from = user->online_since, .reason = user->reason};
+            stay.to = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+            if (stay.to < stay.from) stay.to = stay.from;
+            store_batch_session(&p->ended, user_id(user), &stay, true);
+        }
+        presence_mark_dirty(p, user, DIRTY_STATE);
+    }
     if (manual) user_tell_manual(p, user);
     else if (offline && later && user->pinned) presence_record(p, user, TRANSITION_QUIET);
     node_say_again(node, user);
@@ -18683,7 +18699,7 @@ static void node_restored(struct node *node, struct span id)
     said->holder = INCARNATION_STORED;
     said->state = USER_CACHED;
     said->status = user->automatic;
-    said->reason = REASON_RESTART;
+    said->reason = REASON_NODE_LOST; /* as all others call it */
     said->evicted = true;
     said->last_seen = (user->timer.due << WHEEL_TICK_SHIFT) - p->threshold;
     node->before.incarnations[INCARNATION_STORED]->users++;

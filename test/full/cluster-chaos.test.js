@@ -149,7 +149,7 @@ test(`nodes and the engine die, stop and are cut off, and all nodes tell one tru
   const dice = seeded(SEED);
   const receiver = await startClusterReceiver(t);
   const engine = await startRedis(t, { keep: true });
-  const all = await startCluster(t, { engine, args: [...ARGS, ...receiver.args], allow: [/msg="webhook: /] });
+  const all = await startCluster(t, { engine, args: [...ARGS, ...receiver.args], allow: [/msg="webhook: /, /cannot reach the engine/] });
   const load = new ClusterLoad(all, dice, { threshold: THRESHOLD - EVICTION });
   await load.begin({ holders: 100, visitors: 30 });
   const chaos = new Chaos(t, all, load, dice);
