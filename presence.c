@@ -8237,8 +8237,8 @@ struct user {
     uint8_t pinned : 1;        /* stays in the table when offline: somebody watches */
     uint8_t manual_dirty : 1;  /* the store does not know yet what was set by hand */
     uint8_t was_invisible : 1; /* as of the last transition */
-    uint8_t guessed : 1;       /* in a SHARED table, offline: while alone, see node_end_user */
-    uint8_t final : 1;         /* in an OWN table, offline: this end ends what others have cached */
+    uint8_t unsure : 1; /* in a SHARED table, alone: other nodes may have them, see node_end_user */
+    uint8_t final : 1;  /* in an OWN table, offline: this end ends what others have cached */
     uint8_t id_len;
     char id[]; /* not NUL-terminated */
 };
@@ -8695,7 +8695,7 @@ static void presence_record(struct presence *p, struct user *user, enum transiti
         .invisible = user_invisible(user),
     };
     user->was_invisible = user_invisible(user);
-    if (kind != TRANSITION_CONNECTIONS && !user->guessed) presence_mark_dirty(p, user, DIRTY_STATE);
+    if (kind != TRANSITION_CONNECTIONS && !user->unsure) presence_mark_dirty(p, user, DIRTY_STATE);
 }
 
 /* Forgets the transitions, after the caller has acted on them. The memory stays for the next turn,
@@ -8779,8 +8779,9 @@ static void user_enter(struct presence *p, int64_t since, struct user *user, enu
     bool changes = user_set_automatic(user, automatic) && !joins;
     user_set_state(p, user, state);
     if (joins) { /* a session begins later than the one before it: they are told apart by that */
-        user->online_since = since > user->online_since ? since : user->online_since + 1;
-        user->final = user->guessed = false;
+        if (!user->unsure) /* else it may be the same session: see node_end_user */
+            user->online_since = since > user->online_since ? since : user->online_since + 1;
+        user->final = false;
         presence_record(p, user, TRANSITION_JOIN);
     } else if (changes) {
         presence_record(p, user, TRANSITION_STATUS);
@@ -8828,8 +8829,8 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     };
     if (address) memcpy(session.address, address, 16);
     if (session.to < session.from) session.to = session.from;
-    bool stays = p->silent ? p->keeps : !p->stayless && !p->guesses;
-    user->guessed = p->guesses;
+    user->unsure |= p->guesses;
+    bool stays = p->silent ? p->keeps : !p->stayless && !user->unsure;
     if (p->kind == PRESENCE_OWN || !stays) user->final = false;
     else if (presence_may_wait(p, p->ended.sessions, ENDED_SESSIONS_MAX))
         store_batch_session(&p->ended, user_id(user), &session, p->kind == PRESENCE_SHARED);
@@ -9159,7 +9160,7 @@ static void presence_collect_user(struct presence *p, struct instant now, struct
                                   struct store_batch *batch)
 {
     int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed) + now.offset;
-    bool online = user->state != USER_OFFLINE || user->guessed;
+    bool online = user->state != USER_OFFLINE || user->unsure;
     struct span id = user_id(user);
     store_batch_user(batch, id, online, user->automatic, user->online_since + now.offset, seen,
                      user->reason);
@@ -9213,7 +9214,7 @@ static bool presence_collect(struct presence *p, struct instant now, bool all, s
 static void presence_forget(struct presence *p, struct user *user)
 {
     if (user->state != USER_OFFLINE || user->dirty || user->pinned || user_manual(user)) return;
-    if (user->guessed) return;
+    if (user->unsure) return;
     directory_remove(&p->directory, user);
     user_free(p, user);
 }
@@ -16305,7 +16306,8 @@ static void replica_merge(struct replica *r, struct instant now, struct user *us
         else if (p->silent) presence_forget(p, user);
         return;
     }
-    if (!user->state) user->online_since = 0; /* `since` as it is: the same on every node */
+    if (!user->state && !user->unsure)
+        user->online_since = 0; /* `since` as it is: the same on every node */
     else if (since > 0 && since < user->online_since) user->online_since = since;
     user_enter(p, since, user, state, status);
     if (p->sequence == before && moved) presence_record(p, user, TRANSITION_CONNECTIONS);
@@ -17032,11 +17034,13 @@ static struct record node_contribution(const struct user *user)
 /* [hub] Applies a contribution of our own to the table that goes on by itself. */
 static void node_apply_alone(struct node *node, struct instant now, const struct record *record)
 {
-    const struct user *user = presence_find(node->shown, record->id);
+    struct user *user = presence_find(node->shown, record->id);
     int64_t since = user && user->state ? user->online_since : 0;
+    for (const struct said *said = user ? user->said : NULL; said; said = said->next)
+        if (said->holder != INCARNATION_SELF) user->unsure = true;
     replica_hear(&node->before, now, INCARNATION_SELF, record);
     user = presence_find(node->shown, record->id);
-    if (!since || record->state || (user && user->state)) return;
+    if (!since || record->state || (user && (user->state || user->unsure))) return;
     /* The others do not know how it ended; what is too much they know as node_lost. */
     if (node->stays.len >= NODE_STAYS_BYTES) return;
     record_write(&node->stays, 0,
@@ -17809,6 +17813,10 @@ static void node_install_user(struct node *node, struct instant now, struct user
     struct presence *p = node->shown;
     struct manual *was = user_manual(user), *is = from ? user_manual(from) : NULL;
     bool offline = !user->state && from && !from->state, later = false;
+    bool guessed = user->unsure && !user->state;
+    int64_t since = user->online_since;
+    if (user->unsure && user->state) presence_mark_dirty(p, user, DIRTY_STATE);
+    user->unsure = false;
     user_drop_said(user);
     if (from) {
         int64_t seen = atomic_load_explicit(&from->last_seen, memory_order_relaxed);
@@ -17829,10 +17837,9 @@ static void node_install_user(struct node *node, struct instant now, struct user
     enum reason reason = user->state == USER_CACHED ? (enum reason)user->reason : REASON_NODE_LOST;
     if (from && from->state && user->state) presence_mark_dirty(p, user, DIRTY_STATE);
     replica_merge(&shown, now, user, from ? from->online_since : 0, reason, NULL);
-    if (user->guessed && !user->state) { /* we guessed right */
-        user->guessed = false;
+    if (guessed && !user->state) { /* we guessed right */
         if (!p->stayless) {
-            struct session_record stay = {.from = user->online_since, .reason = user->reason};
+            struct session_record stay = {.from = since, .reason = user->reason};
             stay.to = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
             if (stay.to < stay.from) stay.to = stay.from;
             store_batch_session(&p->ended, user_id(user), &stay, true);
@@ -18699,7 +18706,7 @@ static void node_restored(struct node *node, struct span id)
     said->holder = INCARNATION_STORED;
     said->state = USER_CACHED;
     said->status = user->automatic;
-    said->reason = REASON_NODE_LOST; /* as all others call it */
+    said->reason = user->reason = REASON_NODE_LOST; /* as all others call it */
     said->evicted = true;
     said->last_seen = (user->timer.due << WHEEL_TICK_SHIFT) - p->threshold;
     node->before.incarnations[INCARNATION_STORED]->users++;
