@@ -6109,6 +6109,7 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
     else if (rc) return rc;
     old = r;
     r.sessions++;
+    if (shared && session->from < r.first_seen) r.first_seen = session->from;
     rc = store_put_user(st, txn, id, &r, known ? &old : NULL);
     if (shared) return rc;
     /* UTC may have been stepped back: no session replaces another that began at the same time. */
@@ -17817,6 +17818,17 @@ static void node_install_user(struct node *node, struct instant now, struct user
     int64_t since = user->online_since;
     if (user->unsure && user->state) presence_mark_dirty(p, user, DIRTY_STATE);
     user->unsure = false;
+    /* Nobody but this store knows of them: their node was lost before it could tell. */
+    for (const struct said *said = user->said; said && !from && p->stayless; said = said->next) {
+        if (said->holder != INCARNATION_STORED) continue;
+        record_write(&node->stays, 0,
+                     &(struct record){.kind = RECORD_STAY,
+                                      .id = user_id(user),
+                                      .reason = REASON_NODE_LOST,
+                                      .since = user->online_since,
+                                      .last_seen = atomic_load_explicit(&user->last_seen,
+                                                                        memory_order_relaxed)});
+    }
     user_drop_said(user);
     if (from) {
         int64_t seen = atomic_load_explicit(&from->last_seen, memory_order_relaxed);
