@@ -16567,8 +16567,9 @@ static void replica_beat(struct replica *r, size_t holder, uint64_t position,
     inc->whole = record->whole;
     inc->hooks = record->hooks;
     inc->feeds = record->feeds;
-    /* What it shows is the log's from here on, at the latest. */
-    if (record->whole && inc->kept == UINT64_MAX) inc->kept = position;
+    /* What it shows is the log's from here on, at the latest. Before the epoch is settled that is
+     * what was shown before it. */
+    if (r->settled && record->whole && inc->kept == UINT64_MAX) inc->kept = position;
     if (holder == INCARNATION_SELF) r->beats++;
     for (size_t i = 0; i < REPLICA_MARKS && record->number && record->whole; i++)
         if (r->marks[i].position == record->number && r->marks[i].checksum != record->checksum)
@@ -17429,7 +17430,8 @@ static void node_up(struct node *node, struct instant now, int64_t mono,
 {
     bool reads = node->state != NODE_AWAY, knows = node->had_view || reads;
     bool same = node->replica.epoch == tell->epoch || node->before.epoch == tell->epoch;
-    bool quiet = now.mono - (int64_t)tell->last.ms >= NODE_QUIET_MS;
+    /* A log without an entry is of an epoch that has just begun: whoever began it writes next. */
+    bool quiet = tell->last.ms && now.mono - (int64_t)tell->last.ms >= NODE_QUIET_MS;
     node->renews = false;
     node_drop_donations(node); /* pieces of them are lost */
     node_told(node, CAUSE_UP);

@@ -1618,6 +1618,46 @@ static void patient_node_waits_for_others(void **unused)
     calm_end();
 }
 
+/* Who comes when an epoch has begun and nothing was written in it yet, goes on with it: also if who
+ * began it is gone. */
+static void empty_epoch_is_gone_on_with(void **unused)
+{
+    (void)unused;
+    calm_begin();
+    for (int i = 0; i < RIG_NODES; i++) rig_node_end(&calm.nodes[i]);
+    memset(calm.causes, 0, sizeof calm.causes);
+    rig_renew(&calm, 77);
+    for (int i = 0; i < RIG_NODES; i++) calm_start(i);
+    calm_pass(12500);
+    assert_int_equal(calm.epoch, 77);
+    for (int i = 0; i < RIG_NODES; i++) assert_int_equal(calm.nodes[i].node.state, NODE_SETTLED);
+    assert_int_equal(calm.causes[CAUSE_NOBODY], 0);
+    calm_end();
+}
+
+/* Beats that are written while an epoch waits for others do not say from where on an outbox is whole:
+ * all of the epoch before is in it. */
+static void outboxes_are_whole_behind_an_epoch(void **unused)
+{
+    (void)unused;
+    calm_begin();
+    calm_down(2);
+    rig_renew(&calm, 0);
+    rig_tell_up(&calm, &calm.nodes[0]);
+    rig_tell_up(&calm, &calm.nodes[1]);
+    calm_pass(7000);
+    assert_int_equal(calm.nodes[0].node.state, NODE_READING);
+    assert_true(calm.nodes[0].node.replica.beats > 1);
+    calm_up(2);
+    calm_pass(8000);
+    for (int i = 0; i < RIG_NODES; i++) {
+        const struct node *node = &calm.nodes[i].node;
+        assert_int_equal(node->state, NODE_SETTLED);
+        assert_int_equal(node->replica.incarnations[INCARNATION_SELF]->kept, 0);
+    }
+    calm_end();
+}
+
 /* What two nodes have stored of a user is the same: whether they are online, and if not, the stay
  * that began last. Who left and came back in a gap may have a stay less there; and a node alone has
  * heard from who came to it just before it was killed, or behind a kick of which it had not read. */
@@ -1982,6 +2022,8 @@ static const struct CMUnitTest CLUSTER_TESTS[] = {
     cmocka_unit_test(manual_status_ends_once),
     cmocka_unit_test(joiner_takes_the_table_over),
     cmocka_unit_test(patient_node_waits_for_others),
+    cmocka_unit_test(empty_epoch_is_gone_on_with),
+    cmocka_unit_test(outboxes_are_whole_behind_an_epoch),
     cmocka_unit_test(who_left_meanwhile_is_told),
     cmocka_unit_test(who_left_while_alone_ends_as_there),
     cmocka_unit_test(new_store_gets_all),
