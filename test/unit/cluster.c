@@ -187,7 +187,7 @@ struct rig_node {
     bool online[RIG_USERS];
     /* Its store, and who is to be read from it: 0: nothing. */
     struct rig_stored stored[RIG_USERS];
-    int64_t known;
+    int64_t known, heard;
     uint64_t read;
     bool read_first;
     struct seen_place read_place;
@@ -545,6 +545,7 @@ static void rig_store(struct rig_node *n, const struct store_batch *batch)
         if (i == s->stay_count) s->stay_count++;
     }
     if (batch->known) n->known = batch->known;
+    if (batch->heard) n->heard = batch->heard;
 }
 
 /* Writes what the node has for its store, as the hub does. */
@@ -553,7 +554,9 @@ static void rig_write(struct rig_node *n, bool all)
     struct instant now = {n->rig->now, 0};
     struct store_batch batch = {0};
     store_batch_move(&n->shown.ended, &n->node.leavers);
-    if (n->node.state == NODE_SETTLED) batch.known = n->node.since;
+    bool settled = n->node.state == NODE_SETTLED;
+    batch.heard = settled ? n->node.heard : n->node.knew;
+    if (settled) batch.known = n->node.since;
     if (!presence_collect(&n->shown, now, all, SIZE_MAX, &batch)) fail();
     rig_store(n, &batch);
     while (!presence_committed(&n->shown, now, SIZE_MAX)) continue;
@@ -628,6 +631,7 @@ static void rig_node_start(struct rig_node *n)
                             .read_leavers = rig_reads,
                             .margin = RIG_MARGIN,
                             .since = n->known,
+                            .knew = n->heard,
                             .patient = n->event_count > 0};
     snprintf(n->node.name, sizeof n->node.name, "node-%d", n->number);
     node_init(&n->node, now, &n->shown, (uint64_t)n->number + 1);
@@ -1980,10 +1984,11 @@ static struct rig_sums rig_runs(uint64_t count, bool quietly)
     return sums;
 }
 
-/* How many seeds are tried: a second's worth, or more than a million steps. */
+/* How many seeds are tried: a second's worth, or more than a million steps, or PRESENCE_SEEDS. */
 static uint64_t rig_seeds(void)
 {
-    return getenv("PRESENCE_THOROUGH") ? 200 : 40;
+    const char *many = getenv("PRESENCE_SEEDS");
+    return many ? strtoull(many, NULL, 10) : getenv("PRESENCE_THOROUGH") ? 200 : 40;
 }
 
 /* Three nodes and an engine, with every fault that the design knows. */
