@@ -4337,7 +4337,7 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  *     manual          id                                MANUAL_FIELDS, then the message, UTF-8
  *     outbox          number (8), from 1                CHANGE_FIELDS, then a JSON object
  *     meta            "schema" (4), "boots" (8), "alive" (8), "clean" (1), "tried" (8), "node" (8),
- *                     "position" (an epoch, 4, and a number, 8), "known" (8)
+ *                     "position" (an epoch, 4, and a number, 8), "known" (8), "heard" (8)
  *
  * A number in a key is big-endian, so that keys sort by it; all others are little-endian. An id
  * holds no NUL, so no id with a NUL behind it is the beginning of another's. Times are ms since
@@ -4748,6 +4748,7 @@ struct store {
     uint32_t was_position_epoch;
     uint64_t was_position_number;
     int64_t was_known; /* wall ms: who left a cluster before it is in the store; 0: it never was */
+    int64_t was_heard; /* wall ms: when the last entry was written of which this is so for all */
 
     /* The map, under map_lock. */
     pthread_rwlock_t map_lock;
@@ -5777,6 +5778,7 @@ struct store_batch {
     uint32_t position_epoch;
     uint64_t position_number;
     int64_t known; /* wall ms, with a position: it has all who left the cluster before */
+    int64_t heard; /* wall ms: when the last entry was written of which it has all; 0: unsaid */
 };
 
 /* One operation, as it lies in `ops`: this, id_len bytes of the id, text_len bytes. Not aligned
@@ -5931,10 +5933,12 @@ static void store_batch_move(struct store_batch *to, struct store_batch *from)
         from->position_epoch = to->position_epoch;
         from->position_number = to->position_number;
         from->known = to->known;
+        from->heard = to->heard;
     }
     to->position_epoch = from->position_epoch;
     to->position_number = from->position_number;
     to->known = from->known;
+    to->heard = from->heard;
     if (to->ops.len) {
         buffer_add(&to->ops, from->ops.at, from->ops.len);
         to->users += from->users;
@@ -5957,7 +5961,7 @@ static void store_batch_clear(struct store_batch *b)
     b->last = false;
     b->position_epoch = 0;
     b->position_number = 0;
-    b->known = 0;
+    b->known = b->heard = 0;
 }
 
 /* ==== 17. Store: inside a transaction ===========================================================
@@ -6369,6 +6373,8 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
                                 commit->batch->position_number);
     if (!rc && commit->batch && commit->batch->known)
         rc = store_put_number(st, txn, "known", (uint64_t)commit->batch->known, 8);
+    if (!rc && commit->batch && commit->batch->heard)
+        rc = store_put_number(st, txn, "heard", (uint64_t)commit->batch->heard, 8);
     size_t sweep = STORE_SWEEP;
     if (commit->batch) sweep += STORE_SWEEP_EACH * commit->batch->sessions;
     if (!rc && history) rc = store_sweep(st, txn, now - history, sweep);
@@ -6705,7 +6711,7 @@ static int store_find_node(struct store *st, MDB_txn *txn)
 static int store_boot(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
-    uint64_t boots, alive, clean, tried, known;
+    uint64_t boots, alive, clean, tried, known, heard;
     int rc = store_find_outbox_end(st, txn);
     if (rc) return rc;
     rc = store_get_number(st, txn, "boots", 8, &boots);
@@ -6718,6 +6724,8 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
     if (rc && rc != MDB_NOTFOUND) return rc;
     rc = store_get_number(st, txn, "known", 8, &known);
     if (rc && rc != MDB_NOTFOUND) return rc;
+    rc = store_get_number(st, txn, "heard", 8, &heard);
+    if (rc && rc != MDB_NOTFOUND) return rc;
     rc = store_get_position(st, txn, &st->was_position_epoch, &st->was_position_number);
     if (!rc) rc = store_find_node(st, txn);
     if (rc) return rc;
@@ -6725,6 +6733,7 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
     st->boots = boots + 1;
     st->was_alive = (int64_t)alive;
     st->was_known = (int64_t)known;
+    st->was_heard = (int64_t)heard;
     st->was_clean = clean;
     st->last_commit = clock_wall_ms();
     rc = store_put_number(st, txn, "boots", boots + 1, 8);
@@ -16585,8 +16594,9 @@ static void replica_beat(struct replica *r, size_t holder, uint64_t position,
     inc->whole = record->whole;
     inc->hooks = record->hooks;
     inc->feeds = record->feeds;
-    /* What it shows is the log's from here on, at the latest. */
-    if (record->whole && inc->kept == UINT64_MAX) inc->kept = position;
+    /* What it shows is the log's from here on, at the latest. Before the epoch is settled that is
+     * what was shown before it. */
+    if (r->settled && record->whole && inc->kept == UINT64_MAX) inc->kept = position;
     if (holder == INCARNATION_SELF) r->beats++;
     for (size_t i = 0; i < REPLICA_MARKS && record->number && record->whole; i++)
         if (r->marks[i].position == record->number && r->marks[i].checksum != record->checksum)
@@ -17461,7 +17471,8 @@ static void node_up(struct node *node, struct instant now, int64_t mono,
 {
     bool reads = node->state != NODE_AWAY, knows = node->had_view || reads;
     bool same = node->replica.epoch == tell->epoch || node->before.epoch == tell->epoch;
-    bool quiet = now.mono - (int64_t)tell->last.ms >= NODE_QUIET_MS;
+    /* A log without an entry is of an epoch that has just begun: whoever began it writes next. */
+    bool quiet = tell->last.ms && now.mono - (int64_t)tell->last.ms >= NODE_QUIET_MS;
     node->renews = false;
     node_drop_donations(node); /* pieces of them are lost */
     node_told(node, CAUSE_UP);
@@ -21847,7 +21858,7 @@ static void server_begin_node(struct server *server)
                       .patient = server->store->was_position_epoch != 0,
                       .hooks = webhook_wanted(&server->webhook),
                       .since = server->store->was_known,
-                      .knew = server->store->was_alive,
+                      .knew = server->store->was_heard,
                       .margin = o->threshold + SEEN_FLUSH_MS + o->ping_interval + o->pong_timeout};
     snprintf(node->name, sizeof node->name, "%s", name);
     node_init(node, table_time(server, server->started), &server->presence, server->store->node);
@@ -22062,6 +22073,7 @@ static void hub_begin_batch(struct server *server)
     hub->batches++;
     if (!server->clustered) return;
     store_batch_move(&server->presence.ended, &node->leavers); /* they know better than we did */
+    hub->batch.heard = node->state == NODE_SETTLED ? node->heard : node->knew;
     if (node->state != NODE_SETTLED) return;
     hub->batch.position_epoch = node->epoch;
     hub->batch.position_number = server->presence.sequence;

@@ -187,7 +187,7 @@ struct rig_node {
     bool online[RIG_USERS];
     /* Its store, and who is to be read from it: 0: nothing. */
     struct rig_stored stored[RIG_USERS];
-    int64_t known;
+    int64_t known, heard;
     uint64_t read;
     bool read_first;
     struct seen_place read_place;
@@ -545,6 +545,7 @@ static void rig_store(struct rig_node *n, const struct store_batch *batch)
         if (i == s->stay_count) s->stay_count++;
     }
     if (batch->known) n->known = batch->known;
+    if (batch->heard) n->heard = batch->heard;
 }
 
 /* Writes what the node has for its store, as the hub does. */
@@ -553,7 +554,9 @@ static void rig_write(struct rig_node *n, bool all)
     struct instant now = {n->rig->now, 0};
     struct store_batch batch = {0};
     store_batch_move(&n->shown.ended, &n->node.leavers);
-    if (n->node.state == NODE_SETTLED) batch.known = n->node.since;
+    bool settled = n->node.state == NODE_SETTLED;
+    batch.heard = settled ? n->node.heard : n->node.knew;
+    if (settled) batch.known = n->node.since;
     if (!presence_collect(&n->shown, now, all, SIZE_MAX, &batch)) fail();
     rig_store(n, &batch);
     while (!presence_committed(&n->shown, now, SIZE_MAX)) continue;
@@ -628,6 +631,7 @@ static void rig_node_start(struct rig_node *n)
                             .read_leavers = rig_reads,
                             .margin = RIG_MARGIN,
                             .since = n->known,
+                            .knew = n->heard,
                             .patient = n->event_count > 0};
     snprintf(n->node.name, sizeof n->node.name, "node-%d", n->number);
     node_init(&n->node, now, &n->shown, (uint64_t)n->number + 1);
@@ -1618,6 +1622,46 @@ static void patient_node_waits_for_others(void **unused)
     calm_end();
 }
 
+/* Who comes when an epoch has begun and nothing was written in it yet, goes on with it: also if who
+ * began it is gone. */
+static void empty_epoch_is_gone_on_with(void **unused)
+{
+    (void)unused;
+    calm_begin();
+    for (int i = 0; i < RIG_NODES; i++) rig_node_end(&calm.nodes[i]);
+    memset(calm.causes, 0, sizeof calm.causes);
+    rig_renew(&calm, 77);
+    for (int i = 0; i < RIG_NODES; i++) calm_start(i);
+    calm_pass(12500);
+    assert_int_equal(calm.epoch, 77);
+    for (int i = 0; i < RIG_NODES; i++) assert_int_equal(calm.nodes[i].node.state, NODE_SETTLED);
+    assert_int_equal(calm.causes[CAUSE_NOBODY], 0);
+    calm_end();
+}
+
+/* Beats that are written while an epoch waits for others do not say from where on an outbox is whole:
+ * all of the epoch before is in it. */
+static void outboxes_are_whole_behind_an_epoch(void **unused)
+{
+    (void)unused;
+    calm_begin();
+    calm_down(2);
+    rig_renew(&calm, 0);
+    rig_tell_up(&calm, &calm.nodes[0]);
+    rig_tell_up(&calm, &calm.nodes[1]);
+    calm_pass(7000);
+    assert_int_equal(calm.nodes[0].node.state, NODE_READING);
+    assert_true(calm.nodes[0].node.replica.beats > 1);
+    calm_up(2);
+    calm_pass(8000);
+    for (int i = 0; i < RIG_NODES; i++) {
+        const struct node *node = &calm.nodes[i].node;
+        assert_int_equal(node->state, NODE_SETTLED);
+        assert_int_equal(node->replica.incarnations[INCARNATION_SELF]->kept, 0);
+    }
+    calm_end();
+}
+
 /* What two nodes have stored of a user is the same: whether they are online, and if not, the stay
  * that began last. Who left and came back in a gap may have a stay less there; and a node alone has
  * heard from who came to it just before it was killed, or behind a kick of which it had not
@@ -1941,10 +1985,11 @@ static struct rig_sums rig_runs(uint64_t count, bool quietly)
     return sums;
 }
 
-/* How many seeds are tried: a second's worth, or more than a million steps. */
+/* How many seeds are tried: a second's worth, or more than a million steps, or PRESENCE_SEEDS. */
 static uint64_t rig_seeds(void)
 {
-    return getenv("PRESENCE_THOROUGH") ? 200 : 40;
+    const char *many = getenv("PRESENCE_SEEDS");
+    return many ? strtoull(many, NULL, 10) : getenv("PRESENCE_THOROUGH") ? 200 : 40;
 }
 
 /* Three nodes and an engine, with every fault that the design knows. */
@@ -1983,6 +2028,8 @@ static const struct CMUnitTest CLUSTER_TESTS[] = {
     cmocka_unit_test(manual_status_ends_once),
     cmocka_unit_test(joiner_takes_the_table_over),
     cmocka_unit_test(patient_node_waits_for_others),
+    cmocka_unit_test(empty_epoch_is_gone_on_with),
+    cmocka_unit_test(outboxes_are_whole_behind_an_epoch),
     cmocka_unit_test(who_left_meanwhile_is_told),
     cmocka_unit_test(who_left_while_alone_ends_as_there),
     cmocka_unit_test(new_store_gets_all),

@@ -30,20 +30,6 @@ static void delays_are_kept_by_the_minute(void **unused)
     }
 }
 
-static void stats_begin(struct rig *rig, uint64_t seed)
-{
-    *rig = (struct rig){.seed = seed, .now = 1764000000000, .up = true};
-    STAILQ_INIT(&rig->pieces);
-    for (int i = 0; i < RIG_NODES; i++) {
-        struct rig_node *n = &rig->nodes[i];
-        n->rig = rig;
-        n->number = i;
-        STAILQ_INIT(&n->tells);
-        rig_node_start(n);
-        rig_tell_up(rig, n);
-    }
-}
-
 /* Counts anew what the incarnations of a table say: it is what was counted as they said it. */
 static void stats_recount(const struct replica *r)
 {
@@ -73,7 +59,7 @@ static void what_nodes_say_is_counted(void **unused)
     static struct rig rig;
     size_t connections = 0, gone = 0, unknown = 0;
     for (uint64_t seed = 1; seed <= 6; seed++) {
-        stats_begin(&rig, seed * 0x9e3779b97f4a7c15u);
+        rig_begin(&rig, seed * 0x9e3779b97f4a7c15u);
         for (int step = 0; step < 3000; step++) {
             rig_step(&rig, true);
             for (int i = 0; i < RIG_NODES; i++) {
@@ -109,7 +95,7 @@ static void tables_that_differ_are_counted(void **unused)
     (void)unused;
     static struct rig rig;
     uint64_t differences = 0, epochs = 0;
-    stats_begin(&rig, 4711);
+    rig_begin(&rig, 4711);
     for (int step = 0; step < 1000; step++) rig_step(&rig, false);
     uint64_t before[RIG_NODES];
     for (int i = 0; i < RIG_NODES; i++) {

@@ -131,7 +131,6 @@ static void hook_also(struct rig_node *n, enum rig_moment moment, const struct t
         h->posting = 0;
         h->epoch = node->epoch;
         h->delivered = h->posted = (struct position){0};
-        node->since = h->outbox.count ? n->rig->now : 0; /* was_alive, more or less */
         break;
     case RIG_TURNS: {
         hook_thread(n, h); /* first: it may run on before its hub has read anything */

@@ -772,7 +772,7 @@ static void nodes_are_made_once(void **state)
 static void node_and_position_may_be_damaged(void **state)
 {
     (void)state;
-    static const char *const names[] = {"node", "position"};
+    static const char *const names[] = {"node", "position", "known", "heard"};
     for (size_t i = 0; i < COUNT_OF(names); i++) {
         struct test_place p = place_make();
         char err[512];
