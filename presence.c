@@ -17268,9 +17268,9 @@ static void node_say_delivered(struct node *node, struct instant now, int64_t mo
     node_say(node, now, &(struct record){.kind = RECORD_DELIVERED, .number = node_delivered(node)});
 }
 
-/* When we last had a whole table, wall: up to then all that the receiver lacks is in our outbox. One
- * in which there is a gap is as if it had ended earlier than those without: it counts only if there
- * is no better one. */
+/* When we last had a whole table, wall: up to then all that the receiver lacks is in our outbox.
+ * One in which there is a gap is as if it had ended earlier than those without: it counts only if
+ * there is no better one. */
 static int64_t node_knows(const struct node *node)
 {
     if (node->state != NODE_SETTLED) return node->knew;

@@ -1639,8 +1639,8 @@ static void empty_epoch_is_gone_on_with(void **unused)
     calm_end();
 }
 
-/* Beats that are written while an epoch waits for others do not say from where on an outbox is whole:
- * all of the epoch before is in it. */
+/* Beats that are written while an epoch waits for others do not say from where on an outbox is
+ * whole: all of the epoch before is in it. */
 static void outboxes_are_whole_behind_an_epoch(void **unused)
 {
     (void)unused;
