@@ -16334,8 +16334,8 @@ static void replica_seen(struct replica *r, struct user *user, int64_t last_seen
         presence_mark_dirty(r->table, user, DIRTY_SEEN);
 }
 
-/* [hub] Takes back all that is said of a user which is cached: by nodes that wait for them, or by those
- * that are lost. */
+/* [hub] Takes back all that is said of a user which is cached: by nodes that wait for them, or by
+ * those that are lost. */
 static void replica_unsay_cached(struct replica *r, struct user *user, bool evicted)
 {
     for (struct said **place = &user->said; *place;) {
@@ -17298,9 +17298,18 @@ static void node_say_delivered(struct node *node, struct instant now, int64_t mo
     node_say(node, now, &(struct record){.kind = RECORD_DELIVERED, .number = node_delivered(node)});
 }
 
+/* [hub] When we last had a whole table, wall: up to then all that the receiver lacks is in our
+ * outbox. One in which there is a gap is as if it had ended earlier than those without: it counts
+ * only if there is no better one. */
+static int64_t node_knows(const struct node *node)
+{
+    if (node->state != NODE_SETTLED) return node->knew;
+    bool gap = node->replica.incarnations[INCARNATION_SELF]->kept > node_delivered(node);
+    return gap ? node->heard - REPLICA_LAG_MS - 1 : node->heard;
+}
+
 /* ==== 43. Cluster: states =======================================================================
- * [hub] In which state a node is, and how it comes into another: see the picture in Cluster:
- * node. */
+ * [hub] In which state a node is, and how it comes into another: Cluster: node has a picture. */
 
 static void node_drop_next(struct node *node)
 {
@@ -17340,12 +17349,12 @@ static void node_drop_donations(struct node *node)
 static void node_leave_log(struct node *node, int64_t mono)
 {
     if (node->state == NODE_SETTLED) {
+        node->knew = node_knows(node);
         node->before = node->replica;
         node->replica = (struct replica){0};
         node->aging = true;
         node->walk_len = 0;
         node->alone_since = mono;
-        node->knew = node->heard;
         node->epoch = node->random(node->context);
         node->shown->sequence = 0;
     } else {
@@ -22073,7 +22082,7 @@ static void hub_begin_batch(struct server *server)
     hub->batches++;
     if (!server->clustered) return;
     store_batch_move(&server->presence.ended, &node->leavers); /* they know better than we did */
-    hub->batch.heard = node->state == NODE_SETTLED ? node->heard : node->knew;
+    hub->batch.heard = node_knows(node);
     if (node->state != NODE_SETTLED) return;
     hub->batch.position_epoch = node->epoch;
     hub->batch.position_number = server->presence.sequence;

@@ -555,7 +555,7 @@ static void rig_write(struct rig_node *n, bool all)
     struct store_batch batch = {0};
     store_batch_move(&n->shown.ended, &n->node.leavers);
     bool settled = n->node.state == NODE_SETTLED;
-    batch.heard = settled ? n->node.heard : n->node.knew;
+    batch.heard = node_knows(&n->node);
     if (settled) batch.known = n->node.since;
     if (!presence_collect(&n->shown, now, all, SIZE_MAX, &batch)) fail();
     rig_store(n, &batch);
@@ -1639,8 +1639,8 @@ static void empty_epoch_is_gone_on_with(void **unused)
     calm_end();
 }
 
-/* Beats that are written while an epoch waits for others do not say from where on an outbox is whole:
- * all of the epoch before is in it. */
+/* Beats that are written while an epoch waits for others do not say from where on an outbox is
+ * whole: all of the epoch before is in it. */
 static void outboxes_are_whole_behind_an_epoch(void **unused)
 {
     (void)unused;
@@ -1660,6 +1660,39 @@ static void outboxes_are_whole_behind_an_epoch(void **unused)
         assert_int_equal(node->replica.incarnations[INCARNATION_SELF]->kept, 0);
     }
     calm_end();
+}
+
+/* An outbox with a gap is given up behind an epoch if another has none, and kept if there is no
+ * better one. */
+static void outbox_with_a_gap_is_given_up(void **unused)
+{
+    (void)unused;
+    for (int alone = 0; alone < 2; alone++) {
+        calm_begin();
+        struct node *second = &calm.nodes[1].node;
+        uint64_t all = second->replica.next;
+        node_say(second, *calm_now(), &(struct record){.kind = RECORD_DELIVERED, .number = all});
+        rig_node_end(&calm.nodes[0]);
+        calm_pass(1000);
+        calm_open(1, 0);
+        calm_start(0);
+        calm_pass(8000);
+        for (int i = 0; i < RIG_NODES; i++) {
+            struct node *node = &calm.nodes[i].node;
+            node->told = node->replica.next; /* nobody took it */
+            if (alone && i) rig_node_end(&calm.nodes[i]);
+        }
+        if (alone) calm_pass(15000);
+        rig_renew(&calm, 0);
+        calm_pass(15000);
+        for (int i = 0; i < (alone ? 1 : RIG_NODES); i++) {
+            const struct node *node = &calm.nodes[i].node;
+            bool kept = !node->replica.incarnations[INCARNATION_SELF]->kept;
+            assert_int_equal(node->state, NODE_SETTLED);
+            assert_int_equal(kept, alone || i);
+        }
+        calm_end();
+    }
 }
 
 /* What two nodes have stored of a user is the same: whether they are online, and if not, the stay
@@ -1999,7 +2032,7 @@ static void nodes_agree(void **unused)
     struct rig_sums sums = rig_runs(rig_seeds(), false);
     assert_int_equal(
         sums.causes[CAUSE_HOLE] + sums.causes[CAUSE_DAMAGED] + sums.causes[CAUSE_DIFFERENT], 0);
-    assert_true(sums.runs == 1 || (sums.causes[CAUSE_EVICTED] && sums.causes[CAUSE_JUMPED] &&
+    assert_true(sums.runs < 20 || (sums.causes[CAUSE_EVICTED] && sums.causes[CAUSE_JUMPED] &&
                                    sums.causes[CAUSE_NOBODY]));
 }
 
@@ -2008,7 +2041,7 @@ static void nodes_heal_when_the_end_is_lost(void **unused)
 {
     (void)unused;
     struct rig_sums sums = rig_runs(rig_seeds(), true);
-    assert_true(sums.runs == 1 || (sums.causes[CAUSE_HOLE] && sums.causes[CAUSE_BACK]));
+    assert_true(sums.runs < 20 || (sums.causes[CAUSE_HOLE] && sums.causes[CAUSE_BACK]));
 }
 
 static const struct CMUnitTest CLUSTER_TESTS[] = {
@@ -2030,6 +2063,7 @@ static const struct CMUnitTest CLUSTER_TESTS[] = {
     cmocka_unit_test(patient_node_waits_for_others),
     cmocka_unit_test(empty_epoch_is_gone_on_with),
     cmocka_unit_test(outboxes_are_whole_behind_an_epoch),
+    cmocka_unit_test(outbox_with_a_gap_is_given_up),
     cmocka_unit_test(who_left_meanwhile_is_told),
     cmocka_unit_test(who_left_while_alone_ends_as_there),
     cmocka_unit_test(new_store_gets_all),
