@@ -16746,20 +16746,21 @@ static void replica_admitted(struct replica *r, size_t holder, const struct entr
 
 enum {
     NODE_BEAT_MS = 2000,
-    NODE_BEATS = 5,             /* of our own come back since another's last entry: it is dead */
-    NODE_EPOCH_MS = 10000,      /* an epoch is settled at the latest then */
-    NODE_SILENT_MS = 3000,      /* without a beat of anybody who has a whole table, there is none */
-    NODE_PIECE_MS = 5000,       /* without a piece of a copy another node is asked */
-    NODE_QUIET_MS = 10000,      /* a log whose last entry is so old has no living writers */
-    NODE_DIFFER_MS = 60000,     /* an epoch is ended for a difference of tables once in this time */
-    NODE_RETRY_MS = 2000,       /* an end that was said and has not come back is said again */
-    NODE_ATTEMPTS = 3,          /* copies asked for in vain: then an epoch is ended for it */
-    NODE_PATIENCE = 3,          /* beats that a new node waits for those who knew more */
-    NODE_STAYS_BYTES = 8388608, /* of sessions that ended while we were alone */
-    NODE_LEASE_MS = 4000,       /* who posts does so for as long after a beat that came back */
-    NODE_DELIVERED_MS = 1000,   /* how often the log is told how far it came */
-    NODE_WRITES = 64,           /* entries of contributions under way */
-    PIECE_BYTES = 65536,        /* of a copy, */
+    NODE_BEATS = 5,         /* of our own come back since another's last entry: it is dead */
+    NODE_EPOCH_MS = 10000,  /* an epoch is settled at the latest then */
+    NODE_SILENT_MS = 3000,  /* without a beat of anybody who has a whole table, there is none */
+    NODE_PIECE_MS = 5000,   /* without a piece of a copy another node is asked */
+    NODE_QUIET_MS = 10000,  /* a log whose last entry is so old has no living writers */
+    NODE_DIFFER_MS = 60000, /* an epoch is ended for a difference of tables once in this time */
+    NODE_RETRY_MS = 2000,   /* an end that was said and has not come back is said again */
+    NODE_ATTEMPTS = 3,      /* copies asked for in vain: then an epoch is ended for it */
+    NODE_PATIENCE = 3,      /* beats that a new node waits for those who knew more */
+    NODE_KEPT_BYTES = 268435456, /* of the log behind a copy that is not there yet */
+    NODE_STAYS_BYTES = 8388608,  /* of sessions that ended while we were alone */
+    NODE_LEASE_MS = 4000,        /* who posts does so for as long after a beat that came back */
+    NODE_DELIVERED_MS = 1000,    /* how often the log is told how far it came */
+    NODE_WRITES = 64,            /* entries of contributions under way */
+    PIECE_BYTES = 65536,         /* of a copy, */
     PIECE_LEAVERS_BYTES = 262144,
     PIECES_AHEAD = 32,        /* pieces that are not in the engine yet: then writing stops */
     CHUNK_BYTES = 4 << 20,    /* a copy goes on in another snapshot then, */
@@ -18573,6 +18574,8 @@ static bool node_entries(struct node *node, struct instant now, int64_t mono,
     if (node->state == NODE_JOINING) node_keep(node, head.base, text);
     else if (!node_read(node, now, mono, head.base, text)) return true;
     if (tell->n < tell->text.len) return false;
+    /* The copy takes longer than the log is kept for others: with less to wait for, once more. */
+    if (node->kept_bytes > NODE_KEPT_BYTES) node_join(node, now, mono, node->replica.epoch, 0);
     node_catch_up(node, now, mono);
     return true;
 }

@@ -128,7 +128,7 @@ export function certificateText(notAfter, now) {
 
 /** A limit of the server in words: a size, a number, or a time in milliseconds. */
 export function limitText(name, value) {
-  if (/(size|buffer|memory|message|head|body)$/.test(name)) return bytes(value);
+  if (/(size|buffer|memory|message|head|body|log)$/.test(name)) return bytes(value);
   if (/^(workers|tls-threads|events|max-|webhook-[bo])/.test(name)) return value ? count(value) : 'none set';
   return value % 60000 ? `${count(value / 1000)} s` : lasting(value);
 }
