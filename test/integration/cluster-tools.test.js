@@ -67,7 +67,7 @@ function story(seed) {
       }
     }
   }
-  posts.splice(dice(posts.length / 2), 0, { position: 'ffffffff-0', reset: true });
+  posts.splice(dice(posts.length / 2), 0, { position: 'ffffffff-0', change: 'reset', user: null, reason: null });
   for (const name of names) logs[name].parts.push({ epoch: `0000000${name}`, from: 0, to: 1, began: MOMENT + now,
     changes: [{ sequence: 1, data: { position: `0000000${name}-1`, change: 'leave', user: { user_id: 'u1', last_seen: time(0) }, reason: 'timeout' } }] }); // it was alone
   const lines = ids.map((id) => ({ user: id, first_seen: time(0), last_seen: time(now), online_since: online.has(id) ? time(since.get(id)) : null, status: 'online' }));
