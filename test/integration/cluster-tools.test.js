@@ -104,8 +104,10 @@ const PLANTS = {
   'online nowhere': (s) => { s.online.add('nobody'); },
   'who was lost is still there': (s) => { s.lost = new Map([['u0', { at: 0 }]]); },
   'the webhook left one out': (s) => {
-    const at = Math.floor(s.posts.length / 3);
-    const gone = s.posts[at].position;
+    const told = s.posts.filter(({ change }) => change !== 'reset').map(({ position }) => position);
+    const epoch = told[0].slice(0, 8);
+    const within = [...new Set(told.filter((position) => position.startsWith(epoch)))];
+    const gone = within[Math.floor(within.length / 3) || 1]; // neither the first nor the last of its epoch
     s.posts = s.posts.filter(({ position }) => position !== gone);
   },
   'the webhook told one that never was': (s) => { const one = structuredClone(s.posts.at(-1)); one.position = 'ffffffff-7777'; s.posts.push(one); },
