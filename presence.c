@@ -5,7 +5,8 @@
  *
  * One process, one static binary, one directory. Clients hold a WebSocket at /ws/presence/{userId};
  * connected means online. Backends and admins ask over HTTP. The store is inside (LMDB), HTTP and
- * the upgrade are CivetWeb's, everything else is here.
+ * the upgrade are CivetWeb's, everything else is here. Several may be one server (--cluster): each
+ * has all users, and a Valkey or Redis keeps the order in which they change.
  *
  *     sockets -> LISTENER -> worker (CivetWeb) -> HUB -> WRITER -> LMDB
  *                  |   HTTP answer        ^         |
@@ -95,6 +96,8 @@
  *   a counter                    Counters: a row of COUNTER_TABLE; presence-protocol(7)
  *   a gauge                      API: state of the server: api_metrics
  *   an error or close code       Limits, types, errors: ERROR_TABLE, CLOSE_TABLE
+ *   what nodes tell each other   Cluster: entries: a row of RECORD_TABLE; what follows from it,
+ *                                Cluster: table, replica_apply
  *   a setting of TLS             TLS: certificates: tls_config_base; vendor/mbedtls_config.h
  *   a limit                      the enum at the top of its section, or Options
  *   what browsers load           web/presence.js and its tests in test/web
@@ -106,8 +109,15 @@
  *   session      of a user: from online to offline. An admin's is a login session, TLS has its own
  *   heartbeat    a sign of life: any byte on a WebSocket, or POST .../heartbeat
  *   cached       online without a connection: waiting for --grace, or by heartbeats over HTTP
- *   transition   one change of a user; its position: an epoch, random for each start of the server,
- *                and its number in the order of all
+ *   transition   one change of a user; its position: an epoch, random for each start of the server
+ *                or the cluster's, and its number in the order of all
+ *   node         one server of a cluster; its incarnation lasts from a start, or from being taken
+ *                for dead, to the next
+ *   engine       the Valkey or Redis that the nodes share; the log: a stream in it, of entries
+ *   entry        what one node writes at a time: records, each of at most one user
+ *   epoch        of a cluster: a history of the log, begun anew when it is in doubt for all
+ *   contribution what one incarnation says of one user; shown is the merge of all of them
+ *   settled      of a node: what the log says is whole, and is shown. Alone: it is not
  *   view         a user as somebody else sees one
  *   watcher      a connection that follows users; target: a user it follows; watch: the pair
  *   snapshot     the state of all targets, the answer to a watch message
@@ -5428,17 +5438,17 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
     return store_finish_read(st, txn, rc) ? n : -1;
 }
 
-/* Is shown a user who is not online, with the stay that began last, or NULL; false: that is enough.
+/* Is shown a user who is not online, with the session that began last, or NULL; false: enough.
  */
 typedef bool store_visit_leaver(void *context, struct span id, const struct user_record *user,
-                                const struct session_record *stay);
+                                const struct session_record *ended);
 
 /* A user who is not online, copied out of a transaction. */
 struct store_leaver {
     struct seen_place place;
     struct user_record user;
-    bool has_stay;
-    struct session_record stay; /* the one that began last */
+    bool has_session;
+    struct session_record ended; /* the one that began last */
 };
 
 /* Copies the user at a place of `seen`, with a cursor of `sessions`: 0, or what went wrong.
@@ -5452,8 +5462,8 @@ static int store_copy_leaver(struct store *st, MDB_txn *txn, MDB_cursor *session
     int rc = store_find_user(st, txn, id, &out->user);
     if (rc || out->user.open) return rc ? rc : MDB_NOTFOUND;
     rc = store_find_session(sessions, id, INT64_MAX, &key, &value);
-    if (!rc && !store_read_session(key, value, &owner, &out->stay)) rc = MDB_CORRUPTED;
-    out->has_stay = !rc && !bytes_compare(owner.at, owner.len, id.at, id.len);
+    if (!rc && !store_read_session(key, value, &owner, &out->ended)) rc = MDB_CORRUPTED;
+    out->has_session = !rc && !bytes_compare(owner.at, owner.len, id.at, id.len);
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
@@ -5510,7 +5520,7 @@ static bool store_leavers(struct store *st, struct seen_place *place, store_visi
         while (good && more && i < count) {
             const struct store_leaver *one = &found[i++];
             more = visit(context, (struct span){one->place.id, one->place.id_len}, &one->user,
-                         one->has_stay ? &one->stay : NULL);
+                         one->has_session ? &one->ended : NULL);
             *place = one->place;
         }
         if (good && more) *place = scanned; /* also behind those that were passed over */
@@ -5896,24 +5906,24 @@ static void store_batch_manual(struct store_batch *b, struct span id,
     b->manuals++;
 }
 
-/* Adds a user who is not online as another node of a cluster has them, with the stay that began
+/* Adds a user who is not online as another node of a cluster has them, with the session that began
  * last, or NULL. The later last_seen decides which record holds, this or the stored one; of both
- * counts the earlier first_seen, and the larger number of sessions, in which the stay is. So it
+ * counts the earlier first_seen, and the larger number of sessions, in which that session is. So it
  * does not matter how often, from how many nodes or in which order users are told. What a peer
  * says was decoded as records are, ids were looked at. */
 static void store_batch_leaver(struct store_batch *b, struct span id,
-                               const struct user_record *user, const struct session_record *stay)
+                               const struct user_record *user, const struct session_record *ended)
 {
     struct store_op op = {.kind = STORE_LEAVER, .id_len = (uint8_t)id.len, .as.user = *user};
     assert(id.len >= 1 && id.len <= USER_ID_MAX);
     op.as.user.open = false;
     op.as.user.online_since = 0;
-    op.text_len = stay ? sizeof *stay : 0;
+    op.text_len = ended ? sizeof *ended : 0;
     buffer_add(&b->ops, &op, sizeof op);
     buffer_add(&b->ops, id.at, id.len);
-    if (stay) buffer_add(&b->ops, stay, sizeof *stay);
+    if (ended) buffer_add(&b->ops, ended, sizeof *ended);
     b->users++;
-    b->sessions += stay != NULL;
+    b->sessions += ended != NULL;
 }
 
 static size_t store_batch_count(const struct store_batch *b)
@@ -6128,7 +6138,7 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
 /* Merges a user as another node has them into what is stored, see store_batch_leaver. Who is online
  * here with the same last_seen has left: the node that was told of their end had nothing later. */
 static int store_apply_leaver(struct store *st, MDB_txn *txn, struct span id,
-                              const struct user_record *told, struct span stay)
+                              const struct user_record *told, struct span ended)
 {
     struct user_record r = *told, old;
     struct session_record session;
@@ -6144,8 +6154,8 @@ static int store_apply_leaver(struct store *st, MDB_txn *txn, struct span id,
     }
     bool moved = later || r.first_seen != old.first_seen || r.sessions != old.sessions;
     rc = moved ? store_put_user(st, txn, id, &r, known ? &old : NULL) : 0;
-    if (rc || !stay.len) return rc;
-    memcpy(&session, stay.at, sizeof session); /* it is not aligned there */
+    if (rc || !ended.len) return rc;
+    memcpy(&session, ended.at, sizeof session); /* it is not aligned there */
     return store_put_session(st, txn, id, &session, 0);
 }
 
@@ -8305,7 +8315,7 @@ enum {
  * In a cluster a node has two, whose times are the engine's wall ms, with an offset of 0:
  *
  *   OWN      of its own connections. Whoever changes is dirty until the log has it; it has no
- *            transitions, no stays and nothing set by hand
+ *            transitions, no sessions and nothing set by hand
  *   SHARED   what the log makes of what all nodes say. Its users have `said` in place of `conns`
  */
 enum presence_kind { PRESENCE_ALONE, PRESENCE_OWN, PRESENCE_SHARED };
@@ -8314,11 +8324,11 @@ enum presence_kind { PRESENCE_ALONE, PRESENCE_OWN, PRESENCE_SHARED };
  * presence_free frees them by that alone. */
 struct presence {
     enum presence_kind kind;
-    bool silent;              /* SHARED, and not shown yet: it has no transitions and no stays, */
-    bool keeps;               /* but of who leaves, as nobody else tells our store of them */
-    bool quiet;               /* SHARED: what changes now is told to those who watch alone, */
-    bool stayless;            /* and its end is in the store already */
-    bool guesses;             /* SHARED: who leaves now may be there all the same */
+    bool silent;   /* SHARED, and not shown yet: it has no transitions and no sessions, */
+    bool keeps;    /* but of who leaves, as nobody else tells our store of them */
+    bool quiet;    /* SHARED: what changes now is told to those who watch alone, */
+    bool recorded; /* and its end is in the store already */
+    bool guesses;  /* SHARED: who leaves now may be there all the same */
     int64_t grace, threshold; /* ms */
     int64_t stood_still;      /* ms that presence_clock is behind mono */
     int64_t judge_at;         /* mono: before it no session ends for want of a sign of life;
@@ -8840,8 +8850,8 @@ static void user_leave(struct presence *p, struct instant now, struct user *user
     if (address) memcpy(session.address, address, 16);
     if (session.to < session.from) session.to = session.from;
     user->unsure |= p->guesses;
-    bool stays = p->silent ? p->keeps : !p->stayless && !user->unsure;
-    if (p->kind == PRESENCE_OWN || !stays) user->final = false;
+    bool records = p->silent ? p->keeps : !p->recorded && !user->unsure;
+    if (p->kind == PRESENCE_OWN || !records) user->final = false;
     else if (presence_may_wait(p, p->ended.sessions, ENDED_SESSIONS_MAX))
         store_batch_session(&p->ended, user_id(user), &session, p->kind == PRESENCE_SHARED);
     else p->sessions_dropped++;
@@ -15707,7 +15717,7 @@ enum {
     X(KICK, 13)    /* all contributions of a user end */                                           \
     X(DELIVERED, 14) /* the webhook has the changes up to `number` */                              \
     X(WANT, 15)      /* something be sent to the snapshot `number` */                              \
-    X(STAY, 16)      /* a session of the writer that ended while it was alone */
+    X(SESSION, 16)   /* a session of the writer that ended while it was alone */
 #define X(name, number) RECORD_##name = number,
 enum record_kind { RECORD_TABLE(X) };
 #undef X
@@ -15927,7 +15937,7 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
         put_bytes(out, r->message);
         break;
     case RECORD_KICK: put_bytes(out, r->id); break;
-    case RECORD_STAY:
+    case RECORD_SESSION:
         put_bytes(out, r->id);
         put_byte(out, r->reason);
         put_byte(out, r->address != NULL);
@@ -16019,7 +16029,7 @@ static void record_read(struct taker *in, int64_t time, struct record *r)
         if (!in->bad && !status_text_valid(r->message)) in->bad = true;
         break;
     case RECORD_KICK: r->id = take_id(in); break;
-    case RECORD_STAY:
+    case RECORD_SESSION:
         r->id = take_id(in);
         r->reason = (enum reason)take_choice(in, REASON_COUNT - 1);
         byte = take_choice(in, 1);
@@ -16533,14 +16543,14 @@ static void replica_settled(struct replica *r, uint64_t position)
 
 /* [hub] A session that ended while its node was alone. Here its user may still wait for the time to
  * be over, or be gone already: then the store learns how it really ended. */
-static void replica_stay(struct replica *r, struct instant now, const struct record *record)
+static void replica_session(struct replica *r, struct instant now, const struct record *record)
 {
     struct presence *p = r->table;
     struct user *user = presence_find(p, record->id);
-    struct session_record stay = {
+    struct session_record ended = {
         .from = record->since, .to = record->last_seen, .reason = (uint8_t)record->reason};
-    if (stay.to < stay.from) stay.to = stay.from;
-    if (record->address) memcpy(stay.address, record->address, 16);
+    if (ended.to < ended.from) ended.to = ended.from;
+    if (record->address) memcpy(ended.address, record->address, 16);
     bool same = user && user->state && user->online_since == record->since;
     if (user && user->state && (!same || user_said_live(user))) same = false;
     if (same) {
@@ -16561,7 +16571,7 @@ static void replica_stay(struct replica *r, struct instant now, const struct rec
         r->shown->sessions_dropped++;
         return;
     }
-    store_batch_session(&r->shown->ended, record->id, &stay, true);
+    store_batch_session(&r->shown->ended, record->id, &ended, true);
     if (user) return;
     struct user_record known = {.first_seen = record->since,
                                 .last_seen = record->last_seen,
@@ -16663,7 +16673,7 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
         if (record->number > r->delivered && record->number <= position)
             r->delivered = record->number;
         break;
-    case RECORD_STAY: replica_stay(r, now, record); break;
+    case RECORD_SESSION: replica_session(r, now, record); break;
     case RECORD_WANT: break;
     }
 }
@@ -16755,12 +16765,12 @@ enum {
     NODE_RETRY_MS = 2000,   /* an end that was said and has not come back is said again */
     NODE_ATTEMPTS = 3,      /* copies asked for in vain: then an epoch is ended for it */
     NODE_PATIENCE = 3,      /* beats that a new node waits for those who knew more */
-    NODE_KEPT_BYTES = 268435456, /* of the log behind a copy that is not there yet */
-    NODE_STAYS_BYTES = 8388608,  /* of sessions that ended while we were alone */
-    NODE_LEASE_MS = 4000,        /* who posts does so for as long after a beat that came back */
-    NODE_DELIVERED_MS = 1000,    /* how often the log is told how far it came */
-    NODE_WRITES = 64,            /* entries of contributions under way */
-    PIECE_BYTES = 65536,         /* of a copy, */
+    NODE_KEPT_BYTES = 268435456,   /* of the log behind a copy that is not there yet */
+    NODE_SESSIONS_BYTES = 8388608, /* of sessions that ended while we were alone */
+    NODE_LEASE_MS = 4000,          /* who posts does so for as long after a beat that came back */
+    NODE_DELIVERED_MS = 1000,      /* how often the log is told how far it came */
+    NODE_WRITES = 64,              /* entries of contributions under way */
+    PIECE_BYTES = 65536,           /* of a copy, */
     PIECE_LEAVERS_BYTES = 262144,
     PIECES_AHEAD = 32,        /* pieces that are not in the engine yet: then writing stops */
     CHUNK_BYTES = 4 << 20,    /* a copy goes on in another snapshot then, */
@@ -16916,7 +16926,7 @@ struct node {
     char settle[USER_ID_MAX];
     uint8_t install_len; /* and the installation */
     char install[USER_ID_MAX];
-    bool install_stays; /* who left has a stay: nobody else tells the store of it */
+    bool install_records; /* who left has a session record: nobody else tells the store of it */
 
     /* A copy. */
     uint64_t request;           /* ours; 0: none */
@@ -16946,13 +16956,13 @@ struct node {
     uint64_t posted;      /* up to here we posted them, */
     int64_t delivered_at; /* mono: and said so last */
 
-    unsigned feeds;        /* that are read here, or were lately; the hub's */
-    struct buffer kicked;  /* for the hub: ids, each behind its length */
-    struct buffer manuals; /* set by hand while we were alone: records, */
-    struct buffer stays;   /* as are sessions that ended meanwhile */
-    int64_t differ_at;     /* mono: the last epoch ended for a difference */
-    bool leaving;          /* it stops, and hears nothing any more */
-    unsigned twins;        /* hellos of a second process as this node */
+    unsigned feeds;         /* that are read here, or were lately; the hub's */
+    struct buffer kicked;   /* for the hub: ids, each behind its length */
+    struct buffer manuals;  /* set by hand while we were alone: records, */
+    struct buffer sessions; /* as are sessions that ended meanwhile */
+    int64_t differ_at;      /* mono: the last epoch ended for a difference */
+    bool leaving;           /* it stops, and hears nothing any more */
+    unsigned twins;         /* hellos of a second process as this node */
     struct cluster_counts count;
     uint64_t alone_ms;
     int64_t alone_since;    /* mono; 0: not alone */
@@ -17054,9 +17064,9 @@ static void node_apply_alone(struct node *node, struct instant now, const struct
     user = presence_find(node->shown, record->id);
     if (!since || record->state || (user && (user->state || user->unsure))) return;
     /* The others do not know how it ended; what is too much they know as node_lost. */
-    if (node->stays.len >= NODE_STAYS_BYTES) return;
-    record_write(&node->stays, 0,
-                 &(struct record){.kind = RECORD_STAY,
+    if (node->sessions.len >= NODE_SESSIONS_BYTES) return;
+    record_write(&node->sessions, 0,
+                 &(struct record){.kind = RECORD_SESSION,
                                   .id = record->id,
                                   .reason = record->reason,
                                   .since = since,
@@ -17840,10 +17850,10 @@ static void node_install_user(struct node *node, struct instant now, struct user
     if (user->unsure && user->state) presence_mark_dirty(p, user, DIRTY_STATE);
     user->unsure = false;
     /* Nobody but this store knows of them: their node was lost before it could tell. */
-    for (const struct said *said = user->said; said && !from && p->stayless; said = said->next) {
+    for (const struct said *said = user->said; said && !from && p->recorded; said = said->next) {
         if (said->holder != INCARNATION_STORED) continue;
-        record_write(&node->stays, 0,
-                     &(struct record){.kind = RECORD_STAY,
+        record_write(&node->sessions, 0,
+                     &(struct record){.kind = RECORD_SESSION,
                                       .id = user_id(user),
                                       .reason = REASON_NODE_LOST,
                                       .since = user->online_since,
@@ -17871,11 +17881,11 @@ static void node_install_user(struct node *node, struct instant now, struct user
     if (from && from->state && user->state) presence_mark_dirty(p, user, DIRTY_STATE);
     replica_merge(&shown, now, user, from ? from->online_since : 0, reason, NULL);
     if (guessed && !user->state) { /* we guessed right */
-        if (!p->stayless) {
-            struct session_record stay = {.from = since, .reason = user->reason};
-            stay.to = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
-            if (stay.to < stay.from) stay.to = stay.from;
-            store_batch_session(&p->ended, user_id(user), &stay, true);
+        if (!p->recorded) {
+            struct session_record ended = {.from = since, .reason = user->reason};
+            ended.to = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+            if (ended.to < ended.from) ended.to = ended.from;
+            store_batch_session(&p->ended, user_id(user), &ended, true);
         }
         presence_mark_dirty(p, user, DIRTY_STATE);
     }
@@ -17892,7 +17902,7 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     struct presence *p = node->shown;
     if (node->state != NODE_INSTALLING) return true;
     p->quiet = true;
-    p->stayless = !node->install_stays;
+    p->recorded = !node->install_records;
     for (;;) {
         struct span behind = {node->install, node->install_len};
         struct presence_walk a = presence_walk_after(p, behind);
@@ -17900,7 +17910,7 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
         struct user *user = presence_walk_next(p, &a), *from = presence_walk_next(&node->next, &b);
         if (!user && !from) break;
         if (!most--) {
-            p->quiet = p->stayless = false;
+            p->quiet = p->recorded = false;
             return false;
         }
         int order = !user   ? 1
@@ -17912,7 +17922,7 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
         memcpy(node->install, user->id, user->id_len);
         node_install_user(node, now, user, from);
     }
-    p->quiet = p->stayless = false;
+    p->quiet = p->recorded = false;
     replica_free(&node->before);
     node->before = (struct replica){0};
     store_batch_move(&node->leavers, &node->behind);
@@ -17935,16 +17945,16 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     pieces->request = node->request;
     node->ask(node->context, pieces);
     node_say_late(node, now, &node->manuals);
-    node_say_late(node, now, &node->stays);
+    node_say_late(node, now, &node->sessions);
     node_told(node, CAUSE_SETTLED);
     return true;
 }
 
-static void node_begin_install(struct node *node, bool stays)
+static void node_begin_install(struct node *node, bool records)
 {
     node->state = NODE_INSTALLING;
     node->install_len = 0;
-    node->install_stays = stays;
+    node->install_records = records;
     node->aging = false;
     struct store_batch behind = node->behind;
     node->behind = (struct store_batch){0};
@@ -18135,19 +18145,19 @@ static bool node_donate(struct node *node, size_t most)
     return true;
 }
 
-/* [hub] Appends a user who is offline, with the stay that began last, or NULL: for PIECE_LEAVERS.
+/* [hub] Appends a user who is offline, with the session that began last, or NULL: PIECE_LEAVERS.
  */
 static void piece_leaver(struct buffer *out, struct span id, const struct user_record *user,
-                         const struct session_record *stay)
+                         const struct session_record *ended)
 {
     uint8_t bytes[STORE_USER_BYTES], session[STORE_SESSION_BYTES];
     put_bytes(out, id);
     store_encode_user(user, bytes);
     buffer_add(out, bytes, sizeof bytes);
-    put_byte(out, stay != NULL);
-    if (!stay) return;
-    store_encode_session(stay, session);
-    put_fixed(out, (uint64_t)stay->from);
+    put_byte(out, ended != NULL);
+    if (!ended) return;
+    store_encode_session(ended, session);
+    put_fixed(out, (uint64_t)ended->from);
     buffer_add(out, session, sizeof session);
 }
 
@@ -18309,25 +18319,25 @@ static void copy_user(struct replica *r, struct instant now, struct taker *in)
 static void copy_leaver(struct node *node, struct taker *in)
 {
     struct user_record record;
-    struct session_record stay = {0};
+    struct session_record ended = {0};
     struct span id = take_id(in);
     const uint8_t *bytes = take_raw(in, STORE_USER_BYTES), *session = NULL;
-    bool has_stay = take_choice(in, 1);
-    if (has_stay) stay.from = (int64_t)take_fixed(in);
-    if (has_stay) session = take_raw(in, STORE_SESSION_BYTES);
+    bool has_session = take_choice(in, 1);
+    if (has_session) ended.from = (int64_t)take_fixed(in);
+    if (has_session) session = take_raw(in, STORE_SESSION_BYTES);
     if (in->bad) return;
     MDB_val value = {STORE_USER_BYTES, (void *)(uintptr_t)bytes};
     MDB_val last = {STORE_SESSION_BYTES, (void *)(uintptr_t)session};
     bool good = store_decode_user(value, &record) && record.last_seen >= 0 &&
                 record.last_seen <= INT64_MAX / 4 && record.first_seen >= 0;
-    if (good && has_stay) good = store_decode_session(last, &stay) && stay.from >= 0;
+    if (good && has_session) good = store_decode_session(last, &ended) && ended.from >= 0;
     if (!good || record.open) {
         in->bad = true;
         return;
     }
     bool shown = presence_find(node->shown, id) != NULL;
     store_batch_leaver(shown ? &node->behind : &node->leavers, id, &record,
-                       has_stay ? &stay : NULL);
+                       has_session ? &ended : NULL);
     if (!shown) return;
     struct user *next = presence_make(&node->next, id);
     if (next->state) return; /* they came back */
@@ -18761,7 +18771,7 @@ static void node_free(struct node *node)
     buffer_free(&node->kicked);
     buffer_free(&node->manuals);
     buffer_free(&node->leavers.ops);
-    buffer_free(&node->stays);
+    buffer_free(&node->sessions);
 }
 
 /* ==== 47. Server ================================================================================

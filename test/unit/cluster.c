@@ -29,7 +29,7 @@ static void records_come_back(void **unused)
         for (int i = 0; i < 16; i++) address[i] = (uint8_t)below64(&seed, 256);
         struct record r =
                           {
-                              .kind = (enum record_kind)(1 + below64(&seed, RECORD_STAY)),
+                              .kind = (enum record_kind)(1 + below64(&seed, RECORD_SESSION)),
                               .id = random_text(&seed, id, 1, USER_ID_MAX),
                               .about = below64(&seed, SIZE_MAX),
                               .node = below64(&seed, SIZE_MAX),
@@ -521,7 +521,7 @@ static void rig_store(struct rig_node *n, const struct store_batch *batch)
         while (op.id_len && !spans_equal(rig_id(user), id)) user++;
         struct rig_stored *s = &n->stored[user];
         struct session_record stay = op.as.session;
-        bool has_stay = op.kind == STORE_SESSION;
+        bool has_session = op.kind == STORE_SESSION;
         if (op.kind == STORE_USER) {
             enum reason before = (enum reason)s->user.reason;
             s->known = true;
@@ -534,9 +534,9 @@ static void rig_store(struct rig_node *n, const struct store_batch *batch)
             if (later) s->user = op.as.user;
             s->known = true;
             if (op.text_len) memcpy(&stay, text, sizeof stay);
-            has_stay = op.text_len;
+            has_session = op.text_len;
         }
-        if (!has_stay) continue;
+        if (!has_session) continue;
         int i = 0;
         while (i < s->stay_count && s->stays[i].from != stay.from) i++;
         if (i == RIG_STAYS)
@@ -1732,7 +1732,7 @@ static void calm_write(void)
     for (int i = 0; i < RIG_NODES; i++) rig_write(&calm.nodes[i], true);
 }
 
-static bool calm_has_stay(int node, int user, enum reason reason)
+static bool calm_has_session(int node, int user, enum reason reason)
 {
     const struct rig_stored *s = &calm.nodes[node].stored[user];
     for (int i = 0; i < s->stay_count; i++)
@@ -1768,8 +1768,8 @@ static void who_left_meanwhile_is_told(void **unused)
     assert_int_equal(calm.nodes[2].node.state, NODE_SETTLED);
     calm_write();
     for (int user = 0; user < 5; user++) calm_stored(0, 2, user);
-    assert_true(calm_has_stay(2, 0, REASON_CLOSED) && calm_has_stay(2, 1, REASON_TIMEOUT));
-    assert_true(calm_has_stay(2, 3, REASON_EXPIRED));
+    assert_true(calm_has_session(2, 0, REASON_CLOSED) && calm_has_session(2, 1, REASON_TIMEOUT));
+    assert_true(calm_has_session(2, 3, REASON_EXPIRED));
     assert_int_equal(calm.nodes[2].stored[2].stay_count, 0); /* they are online */
     assert_true(calm.nodes[2].known > calm.now - 6000);
     assert_int_equal(calm.nodes[2].shown.directory.users, 2); /* nobody else stays there */
@@ -1887,7 +1887,7 @@ static void copy_waits_for_the_log(void **unused)
     calm_shows(1, USER_CACHED, 0);
     calm_write();
     calm_stored(0, 2, 2);
-    assert_true(calm_has_stay(2, 2, REASON_CLOSED));
+    assert_true(calm_has_session(2, 2, REASON_CLOSED));
     calm_end();
 }
 
