@@ -628,8 +628,10 @@ static void engine_carries(void **state)
     int64_t offset = hub_side.last[ENGINE_UP].offset - (clock_wall_ms() - clock_mono_ms());
     assert_in_range(offset + 1000, 0, 2000);
     for (uint64_t n = 1; n <= 500; n++) engine_side_append(&side, 7, n, n * 20);
-    while (hub_side.n <= 500 || hub_side.last[ENGINE_APPENDED].n < 500)
-        hub_side_until(&side, ENGINE_ENTRIES, hub_side.count[ENGINE_ENTRIES] + (hub_side.n <= 500));
+    while (hub_side.n <= 500)
+        hub_side_until(&side, ENGINE_ENTRIES, hub_side.count[ENGINE_ENTRIES] + 1);
+    while (hub_side.last[ENGINE_APPENDED].n < 500)
+        hub_side_until(&side, ENGINE_APPENDED, hub_side.count[ENGINE_APPENDED] + 1);
     assert_int_equal(hub_side.last[ENGINE_APPENDED].incarnation, 0xabc);
     /* Whoever asks for a new epoch in place of one that is over gets the one that holds. */
     engine_side_ask(&side, (struct engine_ask){.kind = ENGINE_RENEW, .epoch = 6, .next = 9});
