@@ -21455,10 +21455,10 @@ static void hub_leavers_read(struct server *server, struct job *job)
 
 /* [reader] One more user for a piece; false when it is full. */
 static bool reader_adds_leaver(void *context, struct span id, const struct user_record *user,
-                               const struct session_record *stay)
+                               const struct session_record *ended)
 {
     struct leavers_read *read = context;
-    piece_leaver(&read->users, id, user, stay);
+    piece_leaver(&read->users, id, user, ended);
     return read->users.len < PIECE_LEAVERS_BYTES;
 }
 
