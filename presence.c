@@ -6220,9 +6220,15 @@ static int store_apply_leaver(struct store *st, MDB_txn *txn, struct span id,
     if (later) r.open = false;
     if (known) {
         bool earlier = told->first_seen && told->first_seen < old.first_seen;
+        bool ended = r.open && told->offline_since > old.offline_since;
         r.first_seen = earlier || !old.first_seen ? told->first_seen : old.first_seen;
         r.sessions = told->sessions > old.sessions ? told->sessions : old.sessions;
-        if (!later && r.first_seen == old.first_seen && r.sessions == old.sessions) return 0;
+        if (ended) { /* a session before this one */
+            r.offline_since = told->offline_since;
+            r.reason = told->reason;
+        }
+        bool same = !later && !ended && r.first_seen == old.first_seen;
+        if (same && r.sessions == old.sessions) return 0;
     }
     return store_put_user(st, txn, id, &r, known ? &old : NULL);
 }
@@ -16441,6 +16447,16 @@ static void replica_unsay_cached(struct replica *r, struct user *user, bool evic
     }
 }
 
+/* [hub] Takes back what is said of a user by lost incarnations of a node. */
+static void replica_unsay_of(struct replica *r, struct user *user, uint64_t node)
+{
+    for (struct said **place = &user->said; *place;) {
+        bool of = (*place)->evicted && r->incarnations[(*place)->holder]->node == node;
+        if (of) replica_unsay(r, user, place);
+        else place = &(*place)->next;
+    }
+}
+
 static bool user_said_live(const struct user *user)
 {
     for (const struct said *said = user->said; said; said = said->next)
@@ -16644,9 +16660,11 @@ static void replica_settled(struct replica *r, uint64_t position)
     }
 }
 
-/* [hub] A session that ended while its node was alone. Here its user may still wait for the time to
- * be over, or be gone already: then the store learns how it really ended. */
-static void replica_session(struct replica *r, struct instant now, const struct record *record)
+/* [hub] A session that ended while its node was alone. Here its user may still wait for the time of
+ * that node to be over, or be gone already: then the store learns how it really ended. What other
+ * nodes said of the same session goes on: the user may have moved there. */
+static void replica_session(struct replica *r, struct instant now, size_t holder,
+                            const struct record *record)
 {
     struct presence *p = r->table;
     struct user *user = presence_find(p, record->id);
@@ -16654,16 +16672,12 @@ static void replica_session(struct replica *r, struct instant now, const struct 
         .from = record->since, .to = record->last_seen, .reason = (uint8_t)record->reason};
     if (ended.to < ended.from) ended.to = ended.from;
     if (record->address) memcpy(ended.address, record->address, 16);
-    bool same = user && user->state && user->online_since == record->since;
-    if (user && user->state && (!same || user_said_live(user))) same = false;
-    if (same) {
-        replica_unsay_cached(r, user, false);
-        replica_unsay_cached(r, user, true);
-        replica_seen(r, user, record->last_seen);
+    if (user && user->state) replica_seen(r, user, record->last_seen);
+    if (user && user->state && user->online_since == record->since) {
+        replica_unsay_of(r, user, r->incarnations[holder]->node);
         replica_merge(r, now, user, 0, record->reason, record->address);
         return;
     }
-    if (user && user->state) replica_seen(r, user, record->last_seen);
     if (p->silent && !user) user = presence_make(p, record->id);
     if (user && !user->state &&
         atomic_load_explicit(&user->last_seen, memory_order_relaxed) <= record->last_seen) {
@@ -16778,7 +16792,7 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
         if (record->number > r->delivered && record->number <= position)
             r->delivered = record->number;
         break;
-    case RECORD_SESSION: replica_session(r, now, record); break;
+    case RECORD_SESSION: replica_session(r, now, holder, record); break;
     case RECORD_WANT: break;
     }
 }
@@ -17190,8 +17204,8 @@ static int64_t node_untold(const struct node *node)
     return node_alone(node) ? node_knew(node) : UNTOLD_NOTHING;
 }
 
-/* [hub] Keeps how a session ended that others do not know of, until they can be told. What is too much
- * they ask for. */
+/* [hub] Keeps how a session ended that others do not know of, until they can be told. What is too
+ * much they ask for. */
 static void node_keep_session(struct node *node, struct span id, const struct session_record *ended,
                               const uint8_t *address)
 {
