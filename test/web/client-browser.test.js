@@ -520,7 +520,7 @@ test('in node: a refused token is told and not sent again, and 4403 is final', a
   await stopped;
   const ended = new Promise((resolve) => { client.on('disconnected', resolve); });
   client.startPresence('bob'); // with the token of alice
-  assert.deepEqual(await ended, { code: 4403, reason: 'forbidden', willReconnect: false });
+  assert.deepEqual(await ended, { code: 4403, reason: "forbidden: the token is another user's: its sub is not the user in the path", willReconnect: false });
   assert.equal(errors.at(-1), 'forbidden true');
 });
 

@@ -441,7 +441,7 @@ test('without a WebSocket class startPresence says so', async (t) => {
   const client = new PresenceService({ apiUrl: 'http://a.example' });
   assert.throws(() => client.startPresence('alice'), {
     name: 'TypeError',
-    message: /no WebSocket here.* Node 22\): use the option WebSocket/,
+    message: /there is no WebSocket here; npm install ws, then: import WebSocket from 'ws'; presenceService\.configure\(\{ WebSocket \}\)$/,
   });
   const world = new World();
   globalThis.WebSocket = world.WebSocket; // as in Node 22: the global one, and no page
@@ -905,6 +905,62 @@ test('tokens that are good for no time at all are not asked for in a tight loop'
   client.startPresence('alice');
   await world.clock.advance(MINUTE);
   assert.equal(count, 6, 'after 1, 2, 4, 8, 16 s');
+});
+
+test('what a refusal says behind its code is the message of the error', async () => {
+  const why = "the token's exp has passed: get a new one";
+  const rows = [
+    [4401, `token_expired: ${why}`, { code: 'token_expired', message: why, final: false }],
+    [4401, 'token_invalid: a: b', { code: 'token_invalid', message: 'a: b', final: false }],
+    [4401, 'token_invalid', { code: 'token_invalid', message: 'the server closed with 4401', final: false }],
+    [4401, '', { code: 'closed_4401', message: 'the server closed with 4401', final: false }],
+    [4403, `forbidden: ${why}`, { code: 'forbidden', message: why, final: true }],
+    [4403, '', { code: 'forbidden', message: 'the server does not want this user here', final: true }],
+    [4429, 'too_fast', { code: 'too_fast', message: 'the server closed with 4429', final: false }],
+  ];
+  for (const [code, reason, error] of rows) {
+    const world = new World(closing({ code, reason, hello: true, after: 2000 }));
+    const client = await world.client({ getToken: () => 't', debug: () => {} });
+    client.startPresence('alice');
+    await world.clock.advance(2 * SECOND + 3 * LATENCY);
+    assert.deepEqual(world.told('error')[0], error);
+    assert.equal(client.lastClose?.reason ?? reason, reason);
+  }
+});
+
+test('what a newcomer has to mend is on the console, once', async (t) => {
+  const said = [];
+  const { warn } = console;
+  console.warn = (text) => said.push(text);
+  t.after(() => { console.warn = warn; });
+  /** What is said in a minute in which the server does this. */
+  const hear = async (server, options, page) => {
+    said.length = 0;
+    const world = new World(server);
+    if (page) world.page.location = page;
+    const client = await world.client(options);
+    client.startPresence('alice');
+    await world.clock.advance(MINUTE);
+    client.stopPresence();
+    return said.map((text) => text.replace(/^\[presence\] /, ''));
+  };
+  const refuse = (reason) => closing({ code: 4401, reason }, { code: 4401, reason }, { code: 4401, reason });
+  const missing = refuse('token_missing: there is no token');
+  const apiUrl = 'https://presence.example.com/p';
+  let count = 0;
+  const getToken = () => `t${count++}`;
+  assert.deepEqual(await hear(missing, {}), ["the server wants a token: configure({ getToken: async (userId) => (await fetch('/presence-token', { method: 'POST' })).text() })"]);
+  assert.deepEqual(await hear(missing, { getToken: () => '' }), ['the server wants a token, and getToken gave none']);
+  assert.deepEqual(await hear(refuse('token_invalid: its signature is wrong'), { getToken }), ['the server refused what getToken gave: its signature is wrong']);
+  assert.deepEqual(await hear(closing({ code: 4401, reason: 'token_expired: x', hello: true, after: 2000 }), { getToken }), [], 'it ran out: nothing is wrong');
+  assert.deepEqual(await hear('refuse', { apiUrl }), ['no WebSocket at wss://presence.example.com: is the server up? For this page it has to be started with --allow-origin https://app.example.com']);
+  assert.deepEqual(await hear('refuse', {}), ['no WebSocket at wss://app.example.com: is the server up?']);
+  assert.deepEqual(await hear('refuse', { apiUrl }, { origin: 'null', href: 'file:///x' }), ['no WebSocket at wss://presence.example.com: is the server up? It takes no page of a file: have a web server give this one']);
+  assert.deepEqual(await hear('refuse', { apiUrl, window: {} }), ['no WebSocket at wss://presence.example.com: is the server up?'], 'in node');
+  assert.deepEqual(await hear(closing({ hello: true, after: 2000, code: 1006 }, { code: 1006 }), { apiUrl }), [], 'it worked before: an outage');
+  const steps = [];
+  assert.deepEqual(await hear('refuse', { apiUrl, debug: (step) => steps.push(step) }), [], 'debug gets it');
+  assert.equal(steps.filter((one) => one.startsWith('no WebSocket at ')).length, 1);
 });
 
 test('4401 without a getToken is tried again like any loss', async () => {
