@@ -113,7 +113,8 @@ packages() {
     case $1 in
     long)
         echo nginx:/usr/sbin/nginx haproxy:/usr/sbin/haproxy caddy:/usr/bin/caddy \
-            apache2-bin:/usr/sbin/apache2 python3-venv:'/usr/lib/python3*/ensurepip'
+            apache2-bin:/usr/sbin/apache2 python3-venv:'/usr/lib/python3*/ensurepip' \
+            golang-go:go php-cli:php ruby:ruby default-jdk-headless:javac
         ;;
     esac
 }

@@ -4034,14 +4034,15 @@ static int token_read_id(struct json_value value, char out[USER_ID_MAX + 1])
     return n >= 0 && user_id_valid((struct span){out, (size_t)n}) ? n : -1;
 }
 
-/* Takes the watch claim, "*" or an array of user ids; false if it is something else. The array is
- * kept as text: most tokens are checked once and never asked for it. */
+/* Takes the watch claim, "*" or an array of user ids; null is nobody, as several languages write an
+ * empty list so. False if it is something else. The array is kept as text: most tokens are checked
+ * once and never asked for it. */
 static bool token_read_watch(struct json_value watch, struct token *out)
 {
     char id[USER_ID_MAX + 1];
     struct json_value item;
     out->watches_all = json_is(watch, "*");
-    if (out->watches_all) return true;
+    if (out->watches_all || watch.kind == JSON_NULL) return true;
     if (watch.kind != JSON_ARRAY) return false;
     for (size_t cursor = 0; json_item(watch, &cursor, &item);)
         if (token_read_id(item, id) < 0) return false;
