@@ -6,8 +6,8 @@ const assert = require('node:assert/strict');
 const crypto = require('node:crypto');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test: anyTest, release, start, tempDir, tokenKey, until, heartbeat } = require('../integration/lib');
-const { snippet } = require('../integration/lib/snippets');
+const { test: anyTest, release, start, tempDir, tokenKey, until, heartbeat, connect } = require('../integration/lib');
+const { snippet, minting } = require('../integration/lib/snippets');
 const { startChromium, servePages } = require('./lib/chromium');
 const { makeBackend } = require('./example/server');
 
@@ -88,6 +88,39 @@ for (const kind of ['plain', 'react', 'vue', 'svelte']) {
     ]);
   });
 }
+
+test("the README's three lines: its token, its page, on another origin than the server's", async (t) => {
+  const dir = tempDir(t);
+  const routes = {};
+  const site = await servePages(t, (request, response) => {
+    const text = routes[`${request.method} ${request.url}`];
+    response.writeHead(text ? 200 : 404, { 'Content-Type': request.url.endsWith('.js') ? 'text/javascript' : 'text/html' }).end(text?.());
+  });
+  const [, secret, ...flags] = /^\$ presence --jwt-secret-file (\S+) (--allow-origin) (\S+)$/m.exec(snippet('**1. The server**', '## Who of my friends is online'));
+  fs.writeFileSync(path.join(dir, secret), `${crypto.randomBytes(32).toString('hex')}\n`);
+  assert.equal(flags[1], 'http://localhost:3000');
+  const server = await start(t, { args: ['--jwt-secret-file', path.join(dir, secret), flags[0], site.origin.replace('127.0.0.1', 'localhost')] });
+  fs.writeFileSync(path.join(dir, 'token.mjs'), minting('Node').replace("'jwt-secret'", JSON.stringify(path.join(dir, secret))));
+  const { presenceToken } = await import(path.join(dir, 'token.mjs'));
+  const friends = Array.from({ length: 20 }, (_, i) => `friend ${i}`);
+  const here = `127.0.0.1:${server.port}`;
+  const page = snippet('**3. The page**', '## Who of my friends is online').replaceAll('127.0.0.1:8080', here);
+  assert.equal(page.split('\n').at(-1), 'presenceService.watch(friends, (user) => show(user.user_id, user.online));');
+  routes['POST /presence-token'] = () => presenceToken('me', friends);
+  routes['GET /'] = () => '<!doctype html><link rel="icon" href="data:,"><script type="module" src="/page.js"></script>';
+  routes['GET /page.js'] = () => `const me = 'me', friends = ${JSON.stringify(friends)};
+    globalThis.online = {};
+    function show(id, is) { online[id] = is; }
+    ${page}`;
+  for (const id of [friends[3], friends[7]]) await connect(server, id, { protocols: ['presence.v1', `token.${presenceToken(id, [])}`] });
+  const context = await startChromium(t);
+  const tab = await context.newPage();
+  await tab.goto(site.origin.replace('127.0.0.1', 'localhost'));
+  await tab.waitForFunction(() => Object.keys(globalThis.online ?? {}).length === 20);
+  const online = await tab.evaluate(() => globalThis.online);
+  assert.deepEqual(Object.keys(online).filter((id) => online[id]), [friends[3], friends[7]]);
+  assert.deepEqual(context.errors, []);
+});
 
 test("the README's check of a signature is true of what presence posts, and of nothing else", async (t) => {
   const code = snippet('Check the signature', '## Tell your backend');
