@@ -25504,6 +25504,10 @@ static enum error api_asset(struct server *server, const struct http_request *re
      * elsewhere, run no script that is written into it, and be in no frame, where another site
      * could have an admin click. */
     response->cacheable = true;
+    /* The client is for pages of any site: what those may do the Origin of their WebSocket decides.
+     * One that could not even load it would never be told why. */
+    bool client = !strcmp(path, "/presence.js") || !strcmp(path, "/use-presence-status.js");
+    if (client && !request->listed) http_add_header(response, "Access-Control-Allow-Origin: *\r\n");
     http_add_header(response,
                     "ETag: %s\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
                     "Content-Security-Policy: default-src 'self'; base-uri 'none';"

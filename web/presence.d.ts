@@ -258,6 +258,13 @@ export class PresenceService extends EventTarget {
   stopPresence(): void;
 
   /**
+   * Connects anew, with a new token of getToken: what it allows has changed, say by a new friend.
+   * The user stays online meanwhile, if that takes no longer than the server's `--grace`; the state
+   * is `reconnecting` for a moment. Does nothing while not connected: the next try asks anyway.
+   */
+  renewToken(): void;
+
+  /**
    * Sets the status of this connection, again after every reconnect. `online`, the first one, is
    * `away` while the page has been hidden for `awayAfter`; the others stay what they are.
    * @throws TypeError when it is none.

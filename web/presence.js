@@ -295,6 +295,12 @@ export class PresenceService extends Target {
     this.#step(() => this.#stop('stopPresence'));
   }
 
+  renewToken() {
+    this.#step(() => { // who is not connected gets a new one with the next try
+      if (this.#state === 'connected') this.#lost(this.#try, broken('renew', CLOSE_AWAY), true);
+    });
+  }
+
   /** Says what the user does. @param {any} status @param {any} options */
   setStatus(status, { manual = false, message, expiresIn } = {}) {
     const known = STATUSES.includes(status);

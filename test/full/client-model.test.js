@@ -71,6 +71,7 @@ async function live(seed) {
     start,
     () => { client.stopPresence(); user = null; },
     () => { client.stopPresence(); start(); },
+    () => client.renewToken(),
     () => client.setStatus(choose(['online', 'away', 'busy'])),
     () => client.setStatus('busy', { manual: true, message: 'm' }),
     () => watches.push(client.watch([choose(USERS), `x${random(9)}`], () => {})),

@@ -398,6 +398,29 @@ test('4401: the token runs out, getToken gives a new one, the user stays online'
   assert.equal((await presence(world.server, user, admin)).source, 'live');
 });
 
+test('renewToken: a new friend is followed by a new token, and nobody sees it', async (t) => {
+  const key = tokenKey(t);
+  const world = await setup(t, { args: [...key.args, '--grace', '20s'] });
+  const user = unique('renews');
+  const admin = bearer(await key.admin());
+  const friends = [];
+  await world.context.exposeFunction('mint', (id) => key.user(id, { watch: friends }));
+  const page = await openPage(world, user);
+  await reach(page, 'connected');
+  await page.evaluate(() => {
+    window.seen = [];
+    window.denied = [];
+    client.watch('newfriend', (one) => seen.push(one.status), ({ code }) => denied.push(code));
+  });
+  await page.waitForFunction(() => denied.length === 1);
+  friends.push('newfriend');
+  await page.evaluate(() => client.renewToken());
+  await page.waitForFunction(() => seen.length === 1);
+  assert.deepEqual(await page.evaluate(() => [seen, denied]), [['offline'], ['forbidden']]);
+  const { sessions } = await json(world.server, `/admin/users/${user}/sessions`, admin);
+  assert.deepEqual(sessions.map(({ to }) => to), [null], 'the same session');
+});
+
 test('P09 a refused token is never sent again', async (t) => {
   const key = tokenKey(t);
   const world = await setup(t, { args: key.args });

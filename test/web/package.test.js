@@ -126,6 +126,7 @@ own.on('suspended', ({ delay }) => delay.toFixed());
 own.on('error', (error) => error.final ? error.code : error.message);
 own.on('change', (snapshot: PresenceSnapshot) => snapshot.connected);
 own.addEventListener('error', (event) => event.detail.code, { once: true });
+own.renewToken();
 own.stopPresence();
 off();
 const status: PresenceSnapshot = usePresenceStatus();

@@ -907,6 +907,29 @@ test('tokens that are good for no time at all are not asked for in a tight loop'
   assert.equal(count, 6, 'after 1, 2, 4, 8, 16 s');
 });
 
+test('renewToken: a new token on a new socket at once, the old one left as a page is', async () => {
+  const world = new World();
+  let count = 0;
+  const client = await world.connected({ getToken: () => `t${count++}` });
+  client.watch('bob', () => {});
+  await world.clock.advance(SECOND);
+  client.renewToken();
+  client.renewToken();
+  await world.clock.advance(4 * LATENCY);
+  assert.deepEqual(world.sockets.map((one) => one.protocols[1]), ['token.t0', 'token.t1']);
+  assert.equal(world.sockets[0].closed.code, 4001, 'no offline: it comes back within the grace time');
+  assert.equal(client.isConnected(), true);
+  assert.ok(world.last.sent.some((text) => text.includes('"watch"')), 'followed anew');
+  assert.deepEqual(world.told('error'), []);
+  world.last.end(1006);
+  await world.clock.advance(LATENCY);
+  client.renewToken();
+  client.stopPresence();
+  client.renewToken();
+  await world.clock.advance(MINUTE);
+  assert.deepEqual([world.sockets.length, client.state], [2, 'stopped'], 'nothing to renew while not connected');
+});
+
 test('what a refusal says behind its code is the message of the error', async () => {
   const why = "the token's exp has passed: get a new one";
   const rows = [
@@ -924,7 +947,7 @@ test('what a refusal says behind its code is the message of the error', async ()
     client.startPresence('alice');
     await world.clock.advance(2 * SECOND + 3 * LATENCY);
     assert.deepEqual(world.told('error')[0], error);
-    assert.equal(client.lastClose?.reason ?? reason, reason);
+    assert.equal(world.told('disconnected')[0].reason, reason);
   }
 });
 
