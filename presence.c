@@ -19807,22 +19807,21 @@ static enum error server_reserve(struct server *server)
     return ERROR_OVERLOADED;
 }
 
-/* [any] Counts an upgrade that was refused, and logs it, since the page sees no more than 1006. A
- * client that is refused again and again must not fill the log: refusal_tells says each (error,
- * address) once and stops at a number a minute. `detail`, `origin` and `host` may be NULL. */
-static void server_count_refusal(struct server *server, enum error error, const uint8_t address[16],
-                                 int64_t now, const char *detail, const char *origin,
-                                 const char *host)
+/* [any] Logs that a client was refused, in words that begin with `what`. One that is refused again
+ * and again must not fill the log: refusal_tells says each (error, address) once and stops at a
+ * number a minute. `detail`, `origin` and `host` may be NULL. */
+static void server_tell_refusal(struct server *server, const char *what, enum error error,
+                                const uint8_t address[16], int64_t now, const char *detail,
+                                const char *origin, const char *host)
 {
     char from[INET6_ADDRSTRLEN];
     bool last = false;
-    count_one(&server->refusals[error]);
     lock_take(&server->refusal_lock, RANK_REFUSAL);
     bool tell =
         refusal_tells(&server->refusal_log, server->addresses.map.key, error, address, now, &last);
     lock_give(&server->refusal_lock, RANK_REFUSAL);
     if (!tell) return;
-    log_line(&server->log, LOG_INFO, "upgrade refused: %s from %s, origin %.100s, host %.100s: %s",
+    log_line(&server->log, LOG_INFO, "%s %s from %s, origin %.100s, host %.100s: %s", what,
              ERRORS[error].code, address_unpack_text(address, from, sizeof from),
              origin ? origin : "-", host ? host : "-",
              detail && *detail ? detail : ERRORS[error].text);
@@ -19830,6 +19829,15 @@ static void server_count_refusal(struct server *server, enum error error, const 
         log_line(&server->log, LOG_INFO,
                  "upgrade refused: no more is told within this minute; see"
                  " presence_upgrades_refused_by_reason_total");
+}
+
+/* [any] Counts an upgrade that was refused, and logs it, since the page sees no more than 1006. */
+static void server_count_refusal(struct server *server, enum error error, const uint8_t address[16],
+                                 int64_t now, const char *detail, const char *origin,
+                                 const char *host)
+{
+    count_one(&server->refusals[error]);
+    server_tell_refusal(server, "upgrade refused:", error, address, now, detail, origin, host);
 }
 
 /* [hub] The number of a new connection, as connection_id shows it. The upper half is random for
@@ -26324,37 +26332,34 @@ static enum origin request_find_origin(const struct server *server, struct http_
     return request->listed ? ORIGIN_LISTED : ORIGIN_FOREIGN;
 }
 
-/* [worker] Says what would let the page of a refused request in, in the answer and, for an upgrade,
- * in the log: a browser shows its page neither. Nothing is said where the table's text is all there
- * is to say: no Origin, or two. */
+/* [worker] Says what would let the page of a refused request in, for the answer and the log: its
+ * browser shows it to whoever looks there alone. Nothing is said where the table's text is all
+ * there is to say: no Origin, or two. */
 static void request_explain_origin(const struct server *server, const struct http_conn *p,
-                                   const struct http_request *request,
-                                   struct http_response *response)
+                                   const struct http_request *request, struct why why)
 {
     const struct seam_request *raw = request->raw;
     const char *value, *host;
     char origin[ORIGIN_MAX], own[ORIGIN_MAX], peer[INET6_ADDRSTRLEN];
     if (request_header(raw, "Origin", &value) != 1) return;
     if (!origin_parse(value, origin)) {
-        fail(WHY(response->detail), "this Origin is none: open the page by http or https,"
-                                    " not from a file or in a sandboxed frame");
+        fail(why, "this Origin is none: open the page by http or https,"
+                  " not from a file or in a sandboxed frame");
         return;
     }
     /* Its page is ours but for the scheme: whoever speaks TLS for us has to say so. */
     bool ours = request_header(raw, "Host", &host) == 1 &&
                 origin_of_host(!request->secure, host, own) && !strcmp(origin, own);
     if (ours && !request->secure && server_exempts(server, p->c->session.address))
-        fail(WHY(response->detail), "the proxy in front is to send X-Forwarded-Proto: https");
+        fail(why, "the proxy in front is to send X-Forwarded-Proto: https");
     else if (ours && !request->secure)
-        fail(WHY(response->detail),
+        fail(why,
              "a proxy in front speaks https: start with --trusted-proxy %s, and have it send"
              " X-Forwarded-Proto",
              address_unpack_text(p->c->session.address, peer, sizeof peer));
     else if (!strncmp(raw->target, "/admin/", 7))
-        fail(WHY(response->detail), "under /admin/ only the server's own pages may do this");
-    else
-        fail(WHY(response->detail),
-             "to allow pages of this origin, start with --allow-origin %.150s", origin);
+        fail(why, "under /admin/ only the server's own pages may do this");
+    else fail(why, "to allow pages of this origin, start with --allow-origin %.150s", origin);
 }
 
 /* [worker] Checks that a request may be looked at: it names its host, in open mode one that is this
@@ -26387,8 +26392,25 @@ static enum error request_admit(struct server *server, const struct http_conn *p
     bool crossed = !options_have_keys(&server->options) && request_is_crossed(raw);
     if (reads || (request->origin != ORIGIN_FOREIGN && !crossed)) return ERROR_NONE;
     count_one(&server->counters.origins_refused);
-    request_explain_origin(server, p, request, response);
+    request_explain_origin(server, p, request, WHY(response->detail));
     return ERROR_FORBIDDEN_ORIGIN;
+}
+
+/* [worker] Logs what would let a page do or read what it asked for: a browser shows it neither the
+ * refusal of its preflight nor an answer that names no origin. Upgrades are told elsewhere. */
+static void request_tell_page(struct server *server, const struct http_conn *p,
+                              const struct http_request *request, enum error error)
+{
+    const struct seam_request *raw = request->raw;
+    const char *origin = NULL, *host = NULL;
+    char why[256] = "";
+    bool kept = !error && request->origin == ORIGIN_FOREIGN && !strncmp(raw->target, "/api/", 5);
+    if (raw->wants_upgrade || (error != ERROR_FORBIDDEN_ORIGIN && !kept)) return;
+    request_explain_origin(server, p, request, WHY(why));
+    request_header(raw, "Origin", &origin);
+    request_header(raw, "Host", &host);
+    server_tell_refusal(server, "page refused:", ERROR_FORBIDDEN_ORIGIN, request->address,
+                        request->now.mono, why, origin, host);
 }
 
 /* [worker] Counts the memory of an answer, and makes one that is too much an error. Small ones are
@@ -26442,6 +26464,7 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     static const struct route redirect = {METHOD_GET, ACCESS_ANYONE, "", api_redirect};
     const struct route *route = &redirect;
     enum error error = request_admit(server, p, &request, &response);
+    request_tell_page(server, p, &request, error);
     if (!error && p->kind != LISTEN_REDIRECT) error = route_find(&request, &response, &route);
     if (!error && request.open && !route_is_metrics(route)) error = ERROR_NOT_FOUND;
     /* Only the head is here; who may send the body gets no answer yet, and the request comes

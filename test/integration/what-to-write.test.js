@@ -91,8 +91,17 @@ test('a page that is refused is told the flag that lets it in, in the answer and
   const allowing = await start(t, { args: [...new Set(flags)].flatMap((one) => ['--allow-origin', one]) });
   for (const origin of origins) assert.equal((await beat(allowing, origin)).status, 204, `seed ${seed}: ${origin}`);
 
-  assert.equal((await refusal(server, 'u', { headers: { Origin: origins[0] } })).status, 403);
-  await until('the log', () => server.lines.some((line) => line.endsWith('host 127.0.0.1:' + server.port + ': to allow pages of this origin, start with --allow-origin https://app.example.com"')));
+  // in the log: an upgrade; what a browser asks before it posts; an answer that it keeps to itself
+  const line = (what, from) => `level=info msg="${what} refused: forbidden_origin from ${from}, origin ${origins[0]}, host 127.0.0.1:${server.port}: to allow pages of this origin, start with --allow-origin https://app.example.com"`;
+  const Origin = origins[0];
+  assert.equal((await refusal(server, 'u', { headers: { Origin }, localAddress: '127.0.0.2' })).status, 403);
+  const preflight = { Origin, 'Access-Control-Request-Method': 'POST' };
+  assert.equal((await request(server, 'OPTIONS', '/api/presence', { headers: preflight, localAddress: '127.0.0.3' })).status, 403);
+  assert.equal((await request(server, 'GET', '/api/presence/u', { headers: { Origin }, localAddress: '127.0.0.4' })).status, 404);
+  assert.equal((await request(server, 'GET', '/presence.js', { headers: { Origin }, localAddress: '127.0.0.5' })).status, 200);
+  for (const [what, from] of [['upgrade', '127.0.0.2'], ['page', '127.0.0.3'], ['page', '127.0.0.4']])
+    await until(`the log: ${what}`, () => server.lines.some((one) => one.endsWith(line(what, from))));
+  assert.ok(!server.stderr.includes('127.0.0.5'), 'the client is for all');
   const said = async (headers, at = '/api/presence/u/heartbeat') => (await request(server, 'POST', at, { headers })).json.error.message;
   for (const none of ['null', 'file://', 'https://app.example.com/']) assert.match(await said({ Origin: none }), /^this Origin is none: open the page by http or https, not from a file/);
   assert.match(await said({ Origin: origins[0] }, '/admin/logout'), /^under \/admin\/ only the server's own pages/);
