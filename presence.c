@@ -96,6 +96,7 @@
  *   a counter                    Counters: a row of COUNTER_TABLE; presence-protocol(7)
  *   a gauge                      API: state of the server: api_metrics
  *   an error or close code       Limits, types, errors: ERROR_TABLE, CLOSE_TABLE
+ *   what a token is refused for  Tokens: a row of TOKEN_PROBLEM_TABLE; presence-protocol(7)
  *   what nodes tell each other   Cluster: entries: a row of RECORD_TABLE; what follows from it,
  *                                Cluster: table, replica_apply
  *   a setting of TLS             TLS: certificates: tls_config_base; vendor/mbedtls_config.h
