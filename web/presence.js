@@ -87,9 +87,12 @@ const DOCUMENT_EVENTS = ['visibilitychange', 'freeze', 'resume'];
 const NO_WEBSOCKET = 'presence: there is no WebSocket here; npm install ws, then: '
   + "import WebSocket from 'ws'; presenceService.configure({ WebSocket })";
 
-/** Neither is a file's page one. */
+/** Nor has the page of a file an origin. */
 const NO_PAGE = 'presence: apiUrl is needed, as there is no page with an origin: '
   + "configure({ apiUrl: 'https://presence.example.com' })";
+
+const UNSEEN = 'the token does not let this page see all whom it watches: its claim watch names'
+  + ' them, or is "*"; see renewToken()';
 
 /** EventTarget, or what on() needs of it where there is none, or no CustomEvent (React Native). */
 const native = globalThis.EventTarget && globalThis.CustomEvent;
@@ -793,6 +796,7 @@ export class PresenceService extends Target {
       else if (code !== 'too_many_watched' || entry.followed || entry.error) continue;
       if (unclear) entry.most = Math.min(entry.most, Math.ceil(asked.size / 2));
       if (unclear || (named.size && !named.has(id))) continue;
+      if (code === 'forbidden') this.#advise(UNSEEN);
       entry.user = null;
       entry.error = { code, message, userId: id };
       for (const watch of entry.watches) this.#deny(entry, watch);

@@ -976,6 +976,18 @@ test('what a newcomer has to mend is on the console, once', async (t) => {
   assert.deepEqual(await hear(missing, { getToken: () => '' }), ['the server wants a token, and getToken gave none']);
   assert.deepEqual(await hear(refuse('token_invalid: its signature is wrong'), { getToken }), ['the server refused what getToken gave: its signature is wrong']);
   assert.deepEqual(await hear(closing({ code: 4401, reason: 'token_expired: x', hello: true, after: 2000 }), { getToken }), [], 'it ran out: nothing is wrong');
+  const unseen = (socket) => socket.later(() => {
+    socket.hello();
+    for (const id of ['bob', 'carol']) socket.later(() => socket.message(JSON.stringify({ type: 'error', code: 'forbidden', message: 'no', users: [id] })), 1000);
+  });
+  said.length = 0;
+  const world = new World(unseen);
+  const client = await world.client({});
+  client.watch(['bob', 'carol'], () => {});
+  client.startPresence('alice');
+  await world.clock.advance(MINUTE);
+  client.stopPresence();
+  assert.deepEqual(said, ['[presence] the token does not let this page see all whom it watches: its claim watch names them, or is "*"; see renewToken()']);
   assert.deepEqual(await hear('refuse', { apiUrl }), ['no WebSocket at wss://presence.example.com: is the server up? For this page it has to be started with --allow-origin https://app.example.com']);
   assert.deepEqual(await hear('refuse', {}), ['no WebSocket at wss://app.example.com: is the server up?']);
   assert.deepEqual(await hear('refuse', { apiUrl }, { origin: 'null', href: 'file:///x' }), ['no WebSocket at wss://presence.example.com: is the server up? It takes no page of a file: have a web server give this one']);
