@@ -21514,6 +21514,8 @@ static void hub_reply_hello(struct server *server, const struct connection *c, s
     json_int(text, "max_messages_per_second", options->max_rate);
     json_int(text, "max_watch", options->max_watch);
     json_int(text, "spread_ms", server_spread_ms(server));
+    /* So that a client can have the next one in time. */
+    if (c->session.expires) json_int(text, "expires_seconds", c->session.expires);
     json_text(text, "server", "presence/" PRESENCE_VERSION);
     hub_reply_end(&server->hub);
 }

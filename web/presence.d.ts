@@ -258,9 +258,11 @@ export class PresenceService extends EventTarget {
   stopPresence(): void;
 
   /**
-   * Connects anew, with a new token of getToken: what it allows has changed, say by a new friend.
-   * The user stays online meanwhile, if that takes no longer than the server's `--grace`; the state
-   * is `reconnecting` for a moment. Does nothing while not connected: the next try asks anyway.
+   * Asks getToken for a new token and connects anew with it: what it allows has changed, say by a
+   * new friend. The user stays online meanwhile, if that takes no longer than the server's
+   * `--grace`; the state is `reconnecting` for a moment. The same happens by itself shortly before a
+   * token ends. Nothing changes when there is no other token; while not connected the next try asks
+   * anyway.
    */
   renewToken(): void;
 

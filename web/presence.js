@@ -62,6 +62,7 @@ const STATUS_PAUSE = 250; /* ms between two changes of status */
 const SHORTEST = 100; /* ms between two tries, at least */
 const ALIVE = 1000; /* ms for which a message proves that the line works */
 const STABLE = 10000; /* ms after which a connection was one: delays begin anew */
+const RENEW = 120000; /* ms before a token's end, at most, at which the next one is asked for */
 const REFUSED = 100; /* tokens that are remembered for having been refused */
 const MESSAGE = 4096; /* bytes and messages a second that a server takes which does not say */
 const RATE = 20;
@@ -79,7 +80,9 @@ const CLOSE_RESTART = 1012;
 const CLOSE_TOKEN = 4401;
 const CLOSE_FORBIDDEN = 4403;
 
-const CONNECTION_TIMERS = ['deadline', 'heartbeat', 'probe', 'status', 'manual', 'watch'];
+const CONNECTION_TIMERS = [
+  'deadline', 'heartbeat', 'probe', 'status', 'manual', 'watch', 'renew',
+];
 const WINDOW_EVENTS = ['online', 'offline', 'pagehide', 'pageshow'];
 const DOCUMENT_EVENTS = ['visibilitychange', 'freeze', 'resume'];
 
@@ -228,6 +231,7 @@ export class PresenceService extends Target {
   #notBefore = -Infinity; /* the server asked to stay away so long */
   #heard = -Infinity; /* when the last message came */
   #heartbeat = 25000; /* ms between two probes while connected */
+  #next = ''; /* the token for the next try, if it is known already */
   #refused = new Set(); /* tokens that were closed with 4401: never sent again */
   #advised = new Set(); /* what the console was told to mend */
   #opened = false; /* a socket has opened since the start: address and origin are right */
@@ -300,7 +304,7 @@ export class PresenceService extends Target {
 
   renewToken() {
     this.#step(() => { // who is not connected gets a new one with the next try
-      if (this.#state === 'connected') this.#lost(this.#try, broken('renew', CLOSE_AWAY), true);
+      if (this.#state === 'connected') this.#renew();
     });
   }
 
@@ -430,10 +434,12 @@ export class PresenceService extends Target {
    *  microtask later, too: who starts, stops and starts in one go makes one socket. */
   async #askToken(attempt) {
     const { getToken } = this.#options;
+    const next = this.#next;
+    this.#next = '';
     let token;
     let wrong = '';
     try {
-      token = await (getToken && getToken(this.#userId)) || '';
+      token = await (next || (getToken && getToken(this.#userId))) || '';
       if (typeof token !== 'string') wrong = `this is no text but a ${typeof token}`;
     } catch (error) {
       wrong = words(error) || 'it failed';
@@ -447,6 +453,27 @@ export class PresenceService extends Target {
         attempt.token = token;
         this.#open(attempt);
       }
+    });
+  }
+
+  /** Gets the next token while this one is good, and connects anew with it, within the server's
+   *  grace time. Where none comes the connection stays until the server ends it. */
+  async #renew() {
+    const attempt = this.#try;
+    const { getToken } = this.#options;
+    let token;
+    let wrong = '';
+    try {
+      token = await (getToken && getToken(this.#userId));
+    } catch (error) {
+      wrong = words(error) || 'it failed';
+    }
+    this.#step(() => {
+      if (this.#try !== attempt) return;
+      if (wrong) this.#error('token_failed', `getToken: ${wrong}`);
+      if (typeof token !== 'string' || ['', attempt?.token].includes(token)) return;
+      this.#next = token;
+      this.#lost(attempt, broken('renew', CLOSE_AWAY), true);
     });
   }
 
@@ -512,6 +539,9 @@ export class PresenceService extends Target {
     this.#sent = 'online';
     this.#sentAt = -Infinity;
     this.#beat();
+    const life = numberOf(message.expires_seconds, 0, 0) * 1000;
+    const early = Math.min(life / 10, RENEW) * (0.6 + 0.4 * this.#random()); // not all at once
+    if (life > ALIVE) this.#arm('renew', life - early, () => this.#renew());
     this.#change('connected');
     const { connection_id: connectionId, server } = message;
     this.#emit('connected', { userId: this.#userId, connectionId, server });
@@ -645,6 +675,7 @@ export class PresenceService extends Target {
     this.#url = '';
     this.#attempt = 0;
     this.#refused.clear();
+    this.#next = '';
     this.#notBefore = -Infinity;
     this.#idle = false;
     this.#chosen = 'online';

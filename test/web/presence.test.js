@@ -930,6 +930,70 @@ test('renewToken: a new token on a new socket at once, the old one left as a pag
   assert.deepEqual([world.sockets.length, client.state], [2, 'stopped'], 'nothing to renew while not connected');
 });
 
+test('the next token is asked for a tenth of its life before it ends, two minutes at most; without one nothing happens', async () => {
+  const rows = [[100, 90, 94], [3600, 3480, 3528], [86400 * 60, 0x7fffffff / 1000 - 1, 0x7fffffff / 1000 + 1]];
+  for (const [life, earliest, latest] of rows) {
+    const world = new World();
+    world.greeting = { expires_seconds: life };
+    let count = 0;
+    const client = await world.connected({ getToken: () => `t${count++}` });
+    const began = world.clock.ms;
+    await world.clock.advance(earliest * SECOND - 100);
+    assert.equal(count, 1, `${life} s: too early`);
+    await world.clock.advance((latest - earliest) * SECOND + 200);
+    assert.deepEqual(world.sockets.map((one) => one.protocols[1]), ['token.t0', 'token.t1'], `${life} s`);
+    assert.ok(world.last.began - began <= latest * SECOND + 100);
+    assert.deepEqual([client.isConnected(), world.sockets[0].closed.code, world.told('error').length], [true, 4001, 0]);
+    client.stopPresence();
+    assert.equal(world.clock.pending, 0);
+  }
+  const answers = [() => 't', () => '', () => null, () => { throw new Error('broken'); }, () => Promise.reject(new Error('broken')), () => 42];
+  for (const answer of answers) { // the connection stays
+    const world = new World();
+    world.greeting = { expires_seconds: 100 };
+    let getToken = () => 't';
+    const client = await world.connected({ getToken: () => getToken() });
+    getToken = answer;
+    await world.clock.advance(99 * SECOND);
+    assert.deepEqual([world.sockets.length, client.isConnected()], [1, true], String(answer));
+    assert.equal(world.told('error').length, /broken/.test(answer) ? 1 : 0, String(answer));
+  }
+  for (const expires_seconds of [0, 1, -5, '100', null, NaN, Infinity]) {
+    const world = new World();
+    world.greeting = { expires_seconds };
+    let count = 0;
+    await world.connected({ getToken: () => `t${count++}` });
+    await world.clock.advance(60 * MINUTE);
+    assert.equal(count, 1, `${expires_seconds}`);
+  }
+  const world = new World(); // a slow answer for a connection that is gone, and for another user
+  world.greeting = { expires_seconds: 100 };
+  const late = [];
+  const client = await world.connected({ getToken: (id) => (late.push(id) === 1 ? 't0' : new Promise((resolve) => { late.resolve = resolve; })) });
+  await world.clock.advance(95 * SECOND);
+  const { resolve } = late;
+  client.configure({ getToken: (id) => `for ${id}`.replace(' ', '.') });
+  client.startPresence('bob');
+  resolve('late');
+  await world.clock.advance(SECOND);
+  assert.deepEqual([world.last.protocols[1], client.getCurrentUserId()], ['token.for.bob', 'bob']);
+});
+
+test("a renewed token that waits for its try is not the next user's", async () => {
+  const world = new World();
+  let count = 0;
+  const client = await world.connected({ getToken: (id) => `${id}${count++}` });
+  client.renewToken();
+  await world.clock.advance(3 * LATENCY);
+  assert.equal(client.isConnected(), true);
+  client.renewToken(); // so soon it has to wait
+  await world.clock.advance(LATENCY);
+  assert.deepEqual([client.state, count], ['reconnecting', 3]);
+  client.startPresence('bob');
+  await world.clock.advance(SECOND);
+  assert.equal(world.last.protocols[1], 'token.bob3');
+});
+
 test('what a refusal says behind its code is the message of the error', async () => {
   const why = "the token's exp has passed: get a new one";
   const rows = [
@@ -2347,7 +2411,7 @@ test('two clients share nothing', async () => {
 });
 
 test('the size of what is shipped', () => {
-  assert.ok(fs.statSync(path.join(WEB, 'presence.js')).size < 44 * 1024);
+  assert.ok(fs.statSync(path.join(WEB, 'presence.js')).size < 48 * 1024); // what to mend is said in words
 });
 
 test('settle() is what the world needs', async () => {
