@@ -102,6 +102,7 @@ packages() {
         ;;
     esac
     case $1 in test | long | lint | hostile) echo nodejs:node npm:npm iproute2:ip git:git ;; esac
+    case $1 in long) echo golang-go:go php-cli:php ruby:ruby default-jdk-headless:javac ;; esac
     case $1 in
     test | long)
         echo openssl:openssl chromium:chromium libnss3-tools:certutil redis-server:redis-server
@@ -113,8 +114,7 @@ packages() {
     case $1 in
     long)
         echo nginx:/usr/sbin/nginx haproxy:/usr/sbin/haproxy caddy:/usr/bin/caddy \
-            apache2-bin:/usr/sbin/apache2 python3-venv:'/usr/lib/python3*/ensurepip' \
-            golang-go:go php-cli:php ruby:ruby default-jdk-headless:javac
+            apache2-bin:/usr/sbin/apache2 python3-venv:'/usr/lib/python3*/ensurepip'
         ;;
     esac
 }
