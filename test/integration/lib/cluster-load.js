@@ -117,7 +117,10 @@ class ClusterLoad {
     }
   }
 
+  /** Not where the first tab's node may be taken for dead: whoever comes elsewhere is then taken to
+   *  have moved, and to go with the last tab there. */
   async tab(holder) {
+    if (holder.node.hurt || holder.node.paused) return;
     const node = this.someNode();
     const second = node && (await connect(node.server, holder.id).catch(() => null));
     if (!second) return;
