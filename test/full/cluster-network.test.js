@@ -7,7 +7,7 @@
 const assert = require('node:assert/strict');
 const { test, ahead, delay, dice: seeded, startSentinel, steppable, until, slow } = require('../integration/lib');
 const { startCluster, startClusterReceiver, PREFIX } = require('../integration/lib/cluster');
-const { Chaos } = require('../integration/lib/cluster-chaos');
+const { Chaos, HEALED } = require('../integration/lib/cluster-chaos');
 const { checkCluster } = require('../integration/lib/cluster-checker');
 const { ClusterLoad } = require('../integration/lib/cluster-load');
 const { startRedis, noEngine } = require('../integration/lib/engine');
@@ -91,6 +91,7 @@ class NetworkChaos extends Chaos {
     if (this.engineHurt) return false;
     this.engineHurt = true;
     await this.takeOver(async (old) => {
+      this.load.divided = true;
       await this.replica.promote();
       const places = this.all.nodes.map((node) => node.place);
       await this.network.float(this.replica.place, places.filter(() => this.dice(2)));
@@ -117,7 +118,8 @@ class NetworkChaos extends Chaos {
         await old.follow(next);
       }
       await old.caughtUp();
-      this.engineHurt = false;
+      await this.all.ready({ within: HEALED });
+      this.load.divided = this.engineHurt = false;
     });
   }
 }
@@ -211,6 +213,7 @@ sentinel failover-timeout main 6000
     for (let round = 0; round < 2; round++) {
       const alone = all.nodes[dice(3)];
       const [here, there] = [[first.place, alone.place], [second.place, ...watching, ...all.nodes.filter((node) => node !== alone).map(({ place }) => place)]];
+      load.divided = true;
       for (const one of here) for (const other of there) await network.both(one, other, 1000);
       await knows('the new primary', new RegExp(`address=${second.place.wire}:`));
       assert.equal(await first.info('role'), 'master', 'the old one lives, and knows nothing');
@@ -224,6 +227,7 @@ sentinel failover-timeout main 6000
       second.of = first;
       await second.caughtUp();
       await all.ready();
+      load.divided = false;
       await knows('all to be well', /status=ok.*slaves=1,sentinels=3/);
     }
     const truth = await checkStory(t, all, load);

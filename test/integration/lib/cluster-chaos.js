@@ -147,4 +147,4 @@ class Chaos {
   }
 }
 
-module.exports = { Chaos };
+module.exports = { Chaos, HEALED };

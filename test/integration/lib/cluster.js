@@ -287,8 +287,8 @@ class Cluster {
   }
 
   /** All that live are in the cluster. */
-  async ready() {
-    for (const node of this.living) await node.ready();
+  async ready(options) {
+    for (const node of this.living) await node.ready(options);
   }
 
   /** Waits until every living node sees a user as `check` wants her. */
