@@ -141,8 +141,7 @@ function checkLeft(logs, left) {
 function checkDumps(dumps, online, histories = true) {
   const problems = [];
   const told = ({ last_seen: seen, address, first_seen: first, sessions, offline_since: offline, reason, ...rest }) => {
-    if (histories) return { ...rest, first, sessions, offline, reason };
-    return rest.online_since === null ? { ...rest, offline, reason } : rest; // who is online left before: history
+    return histories ? { ...rest, first, sessions, offline, reason } : rest;
   };
   const compared = (line) => line.user !== undefined || line.manual !== undefined || (histories && line.session !== undefined);
   const keyed = (lines) => new Map(lines.filter((line) => !line.end && compared(line))
@@ -161,7 +160,7 @@ function checkDumps(dumps, online, histories = true) {
       const apart = Math.abs(Date.parse(seenA) - Date.parse(seenB));
       const same = JSON.stringify(told(a)) === JSON.stringify(told(b));
       if (!same) problems.push(`${key}: ${first} ${JSON.stringify(a)}, ${name} ${JSON.stringify(b)}`);
-      else if (apart > (a.online_since === null ? 0 : LAST_SEEN)) problems.push(`${key}: last_seen is ${apart} ms apart on ${first} and ${name}`);
+      else if (apart > (histories && a.online_since === null ? 0 : LAST_SEEN)) problems.push(`${key}: last_seen is ${apart} ms apart on ${first} and ${name}`);
     }
   }
   for (const [name, theirs] of Object.entries(dumps)) {
@@ -212,7 +211,7 @@ function checkWebhook(posts, logs) {
 }
 
 /** Everything at once, by kind. Truth: held, lost, left, online as above, each optional; posts of a
- *  webhook; `histories` false: what the stores have of sessions is not compared. */
+ *  webhook; `histories` false: what the stores have of sessions that ended is not compared. */
 const kindsOf = ({ logs, dumps, held = new Map(), lost = new Map(), left = new Map(), online, posts, histories = true }) => ({
   positions: checkPositions(logs), turns: checkTurns(logs), held: checkHeld(logs, held), lost: checkLost(logs, lost, dumps, histories),
   left: checkLeft(logs, left), dumps: checkDumps(dumps, online, histories), webhook: posts ? checkWebhook(posts, logs) : [],
