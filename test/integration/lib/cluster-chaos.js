@@ -2,6 +2,7 @@
 // What is done at random to a cluster: nodes and the engine are killed, stopped, emptied and cut off,
 // and everything is mended again after a while.
 
+const assert = require('node:assert/strict');
 const { delay } = require('./wait');
 const { slow } = require('./variant');
 const { keysOf } = require('./engine');
@@ -141,6 +142,8 @@ class Chaos {
     this.began = Date.now();
     while (Date.now() < this.began + seconds * 1000) {
       await this.step();
+      for (const { name, server } of this.all.nodes)
+        assert.ok(!server.result || server.stopped, `${name} ended by itself: ${JSON.stringify(server.result)}\n${server.stderr}`);
       await delay(this.dice(5000));
     }
     while (this.healing.length) await Promise.all(this.healing.splice(0));
