@@ -215,8 +215,9 @@ class Node {
 
   async ready(options) {
     await until(`${this.name} ready in the cluster`, async () => {
-      const { status, json } = await http.get(this.server, '/readyz');
-      return status === 200 && json.cluster === 'settled';
+      const { status, text, json } = await http.get(this.server, '/readyz');
+      if (status !== 200 || json.cluster !== 'settled') throw new Error(`${status} ${text}`);
+      return true;
     }, { within: READY, every: 30, giveUp: () => this.server.result, ...options });
   }
 
