@@ -16494,9 +16494,10 @@ static bool user_said_live(const struct user *user)
 }
 
 /* A user who is offline here was seen later than is known, as the node says that had them: the
- * store may have the user. */
+ * store may have the user. A table that is still to be shown has not everybody who is online. */
 static void replica_seen_offline(struct replica *r, const struct record *record)
 {
+    if (r->table->silent) return;
     struct user_record known = {.first_seen = record->last_seen,
                                 .last_seen = record->last_seen,
                                 .offline_since = record->last_seen,
