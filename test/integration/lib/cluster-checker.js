@@ -136,13 +136,13 @@ function checkLeft(logs, left) {
     .map(([id, count]) => `${id} left ${count} times and has ${counts.get(id) ?? 0} leaves`);
 }
 
-/** The dumps of all nodes say the same: last_seen exactly of who is offline, nearly of the others;
- *  addresses and samples are each node's own. `online`: those who hold sockets, and nobody else. */
-function checkDumps(dumps, online, histories = true) {
+/** The dumps of all nodes say the same: when somebody left but for `exact` ms, when who is online was
+ *  seen nearly; addresses and samples are each node's own. `online`: those who hold sockets, and
+ *  nobody else. Without `histories` sessions that ended may differ, and what is known by them. */
+function checkDumps(dumps, online, exact = 0, histories = true) {
   const problems = [];
-  const told = ({ last_seen: seen, address, first_seen: first, sessions, offline_since: offline, reason, ...rest }) => {
-    return histories ? { ...rest, first, sessions, offline, reason } : rest;
-  };
+  const rest = ({ last_seen, offline_since, to, address, first_seen: since, sessions, reason, ...others }) =>
+    (histories ? { ...others, since, sessions, reason } : others);
   const compared = (line) => line.user !== undefined || line.manual !== undefined || (histories && line.session !== undefined);
   const keyed = (lines) => new Map(lines.filter((line) => !line.end && compared(line))
     .map((line) => [line.user !== undefined ? `user ${line.user}` : line.session !== undefined ? `stay of ${line.session} from ${line.from}` : `manual of ${line.manual}`, line]));
@@ -156,11 +156,11 @@ function checkDumps(dumps, online, histories = true) {
         problems.push(`${key} is only on ${a ? first : name}`);
         continue;
       }
-      const [seenA, seenB] = [a.last_seen, b.last_seen];
-      const apart = Math.abs(Date.parse(seenA) - Date.parse(seenB));
-      const same = JSON.stringify(told(a)) === JSON.stringify(told(b));
-      if (!same) problems.push(`${key}: ${first} ${JSON.stringify(a)}, ${name} ${JSON.stringify(b)}`);
-      else if (apart > (histories && a.online_since === null ? 0 : LAST_SEEN)) problems.push(`${key}: last_seen is ${apart} ms apart on ${first} and ${name}`);
+      const [restA, restB] = [a, b].map(rest);
+      const apart = Math.max(...['last_seen', 'offline_since', 'to'].map((field) => Math.abs(Date.parse(a[field] ?? 0) - Date.parse(b[field] ?? 0))));
+      const most = a.online_since === null || key.startsWith('stay') ? exact : LAST_SEEN;
+      if (JSON.stringify(restA) !== JSON.stringify(restB)) problems.push(`${key}: ${first} ${JSON.stringify(a)}, ${name} ${JSON.stringify(b)}`);
+      else if (histories && apart > most) problems.push(`${key}: ${apart} ms apart on ${first} and ${name}`);
     }
   }
   for (const [name, theirs] of Object.entries(dumps)) {
@@ -210,11 +210,11 @@ function checkWebhook(posts, logs) {
   return problems;
 }
 
-/** Everything at once, by kind. Truth: held, lost, left, online as above, each optional; posts of a
- *  webhook; `histories` false: what the stores have of sessions that ended is not compared. */
-const kindsOf = ({ logs, dumps, held = new Map(), lost = new Map(), left = new Map(), online, posts, histories = true }) => ({
+/** Everything at once, by kind. Truth: held, lost, left, online, exact, histories as above, each
+ *  optional; posts of a webhook. */
+const kindsOf = ({ logs, dumps, held = new Map(), lost = new Map(), left = new Map(), online, posts, exact, histories = true }) => ({
   positions: checkPositions(logs), turns: checkTurns(logs), held: checkHeld(logs, held), lost: checkLost(logs, lost, dumps, histories),
-  left: checkLeft(logs, left), dumps: checkDumps(dumps, online, histories), webhook: posts ? checkWebhook(posts, logs) : [],
+  left: checkLeft(logs, left), dumps: checkDumps(dumps, online, exact, histories), webhook: posts ? checkWebhook(posts, logs) : [],
 });
 const problemsOf = (story) => Object.values(kindsOf(story)).flat();
 
