@@ -48,7 +48,8 @@ class Chaos {
     const node = this.victim();
     if (!node) return false;
     await this.load.fragileOn(node, 3);
-    await delay(500); // it has told of them
+    await delay(500); // it has told of them, if somebody hears it
+    if (await node.state() !== 'settled') this.load.forgetFragile(node);
     node.hurt = true;
     await this.load.kill(node);
     this.heal(500, 20000, async () => {

@@ -141,6 +141,11 @@ class ClusterLoad {
     return made;
   }
 
+  /** A node that may not have told of them yet: nobody can know what becomes of them. */
+  forgetFragile(node) {
+    for (const [id, one] of this.fragile) if (one.node === node) this.fragile.delete(id);
+  }
+
   /** A node is killed: those who do not come back are lost. */
   async kill(node) {
     await node.kill();
