@@ -1967,7 +1967,7 @@ static void what_one_knew_is_asked_for(void **unused)
     }
 }
 
-/* A node that was cut off tells how a session ended there. Its user had moved to another node, which
+/* A node that was cut off tells how a session ended there. Its user had moved to another node that
  * was lost, and is on the way back: nobody leaves. */
 static void session_told_late_ends_no_other(void **unused)
 {

@@ -138,11 +138,12 @@ function checkLeft(logs, left) {
 
 /** The dumps of all nodes say the same: when somebody left but for `exact` ms, when who is online was
  *  seen nearly; addresses and samples are each node's own. `online`: those who hold sockets, and
- *  nobody else. Without `histories` sessions that ended may differ, and what is known by them. */
-function checkDumps(dumps, online, exact = 0, histories = true) {
+ *  nobody else. */
+function checkDumps(dumps, online, { histories = true, exact = 0 } = {}) {
   const problems = [];
-  const rest = ({ last_seen, offline_since, to, address, first_seen: since, sessions, reason, ...others }) =>
-    (histories ? { ...others, since, sessions, reason } : others);
+  const told = ({ last_seen: seen, address, first_seen: first, sessions, offline_since: offline, to, reason, ...rest }) => {
+    return histories ? { ...rest, first, sessions, left: Boolean(offline), ended: Boolean(to), reason } : rest;
+  };
   const compared = (line) => line.user !== undefined || line.manual !== undefined || (histories && line.session !== undefined);
   const keyed = (lines) => new Map(lines.filter((line) => !line.end && compared(line))
     .map((line) => [line.user !== undefined ? `user ${line.user}` : line.session !== undefined ? `stay of ${line.session} from ${line.from}` : `manual of ${line.manual}`, line]));
@@ -156,11 +157,11 @@ function checkDumps(dumps, online, exact = 0, histories = true) {
         problems.push(`${key} is only on ${a ? first : name}`);
         continue;
       }
-      const [restA, restB] = [a, b].map(rest);
-      const apart = Math.max(...['last_seen', 'offline_since', 'to'].map((field) => Math.abs(Date.parse(a[field] ?? 0) - Date.parse(b[field] ?? 0))));
-      const most = a.online_since === null || key.startsWith('stay') ? exact : LAST_SEEN;
-      if (JSON.stringify(restA) !== JSON.stringify(restB)) problems.push(`${key}: ${first} ${JSON.stringify(a)}, ${name} ${JSON.stringify(b)}`);
-      else if (histories && apart > most) problems.push(`${key}: ${apart} ms apart on ${first} and ${name}`);
+      const times = ['last_seen', 'offline_since', 'to'].map((field) => Math.abs(Date.parse(a[field] ?? 0) - Date.parse(b[field] ?? 0)));
+      const apart = Math.max(...histories ? times : times.slice(0, 1));
+      const same = JSON.stringify(told(a)) === JSON.stringify(told(b));
+      if (!same) problems.push(`${key}: ${first} ${JSON.stringify(a)}, ${name} ${JSON.stringify(b)}`);
+      else if (apart > (histories && !a.online_since ? exact : LAST_SEEN)) problems.push(`${key}: ${apart} ms apart on ${first} and ${name}`);
     }
   }
   for (const [name, theirs] of Object.entries(dumps)) {
@@ -210,11 +211,11 @@ function checkWebhook(posts, logs) {
   return problems;
 }
 
-/** Everything at once, by kind. Truth: held, lost, left, online, exact, histories as above, each
- *  optional; posts of a webhook. */
-const kindsOf = ({ logs, dumps, held = new Map(), lost = new Map(), left = new Map(), online, posts, exact, histories = true }) => ({
+/** Everything at once, by kind. Truth: held, lost, left, online, exact as above, each optional; posts
+ *  of a webhook; `histories` false: what the stores have of sessions that ended is not compared. */
+const kindsOf = ({ logs, dumps, held = new Map(), lost = new Map(), left = new Map(), online, posts, histories = true, exact }) => ({
   positions: checkPositions(logs), turns: checkTurns(logs), held: checkHeld(logs, held), lost: checkLost(logs, lost, dumps, histories),
-  left: checkLeft(logs, left), dumps: checkDumps(dumps, online, exact, histories), webhook: posts ? checkWebhook(posts, logs) : [],
+  left: checkLeft(logs, left), dumps: checkDumps(dumps, online, { histories, exact }), webhook: posts ? checkWebhook(posts, logs) : [],
 });
 const problemsOf = (story) => Object.values(kindsOf(story)).flat();
 
