@@ -18784,6 +18784,7 @@ static bool node_take_piece(struct node *node, struct instant now, int64_t mono,
 /* Something in the log shows that it is not whole for anybody: an epoch ends by that. */
 static void node_doubt(struct node *node, enum node_cause cause)
 {
+    if (node->renews && node->renewing == node->replica.epoch) return;
     node_told(node, cause);
     node_renew(node, node->replica.epoch);
 }
@@ -19000,8 +19001,7 @@ static bool node_tell(struct node *node, struct instant now, int64_t mono, struc
     case ENGINE_EPOCH:
         node->renews = false;
         node_drop_donations(node);
-        if (node->state == NODE_AWAY || tell->epoch != node->replica.epoch)
-            node_read_epoch(node, now, mono, tell->epoch);
+        node_read_epoch(node, now, mono, tell->epoch);
         break;
     case ENGINE_CAME:
         if (node->state == NODE_SETTLED && tell->request == node->request)
