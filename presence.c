@@ -2942,6 +2942,7 @@ enum { OPTION_COUNT_ALL = sizeof OPTIONS / sizeof *OPTIONS };
     X(MINT_TOKEN, "mint-token", "USER", "print a token for USER, signed with --jwt-secret-file")   \
     X(HASH_PASSWORD, "hash-password", "", "read a password, print it for --admin-password-file")   \
     X(CHECK_STORE, "check-store", "", "read the whole store and say whether it is sound")          \
+    X(COMPLETION, "completion", "SHELL", "print what completes its options in bash, zsh or fish")  \
     X(LICENSES, "licenses", "", "print its licence and those of what is embedded")                 \
     X(VERSION, "version", "", "print versions")                                                    \
     X(HELP, "help", "", "print this help")
@@ -2960,7 +2961,7 @@ static const struct command_row {
 /* What the command line asked for besides options. */
 struct command_line {
     enum command command;
-    const char *file; /* its argument, if it takes one */
+    const char *file; /* its argument, if it takes one: FILE, USER or SHELL */
 };
 
 /* ==== 9. Options: reading =======================================================================
@@ -27468,6 +27469,140 @@ static void print_version(void)
            MDB_VERSION_MINOR, MDB_VERSION_PATCH, MBEDTLS_VERSION_STRING);
 }
 
+/* What may stand behind an option, as far as a shell can know. */
+enum offer { OFFER_NOTHING, OFFER_FILES, OFFER_DIRECTORIES, OFFER_WORDS };
+
+/* By the argument that the tables name; OFFER_WORDS with the words, separated by blanks. */
+static enum offer completion_offer(const char *argument, const char **words)
+{
+    static const struct {
+        const char *argument;
+        enum offer offer;
+        const char *words;
+    } offers[] = {
+        {"FILE", OFFER_FILES, ""},
+        {"[KID=]FILE", OFFER_FILES, ""},
+        {"DIR", OFFER_DIRECTORIES, ""},
+        {"LEVEL", OFFER_WORDS, "error warn info debug"},
+        {"FORMAT", OFFER_WORDS, "logfmt json"},
+        {"SHELL", OFFER_WORDS, "bash zsh fish"},
+    };
+    for (size_t i = 0; i < sizeof offers / sizeof *offers; i++) {
+        if (strcmp(argument, offers[i].argument)) continue;
+        *words = offers[i].words;
+        return offers[i].offer;
+    }
+    return OFFER_NOTHING;
+}
+
+/* Prints a text inside single quotes of a shell, with these characters behind a backslash. */
+static void completion_quote(const char *text, const char *special)
+{
+    for (; *text; text++) {
+        if (strchr(special, *text)) putchar('\\');
+        if (*text == '\'') fputs("'\\''", stdout);
+        else putchar(*text);
+    }
+}
+
+/* One option or command in each of the shells. bash has the names in one list, so here it gets only
+ * the case of the values, if they can be known. */
+static void completion_bash(const char *name, const char *argument, const char *help)
+{
+    const char *words = "";
+    enum offer offer = completion_offer(argument, &words);
+    (void)help;
+    if (!*argument) return;
+    printf("    --%s) ", name);
+    if (offer == OFFER_FILES) printf("compopt -o filenames; COMPREPLY=($(compgen -f -- \"$cur\"))");
+    if (offer == OFFER_DIRECTORIES)
+        printf("compopt -o filenames; COMPREPLY=($(compgen -d -- \"$cur\"))");
+    if (offer == OFFER_WORDS) printf("COMPREPLY=($(compgen -W '%s' -- \"$cur\"))", words);
+    puts(offer == OFFER_NOTHING ? ": ;;" : " ;;");
+}
+
+static void completion_zsh(const char *name, const char *argument, const char *help)
+{
+    const char *words = "";
+    enum offer offer = completion_offer(argument, &words);
+    printf("    '*--%s%s[", name, *argument ? "=" : "");
+    completion_quote(help, "[]\\");
+    printf("]");
+    if (*argument) {
+        putchar(':');
+        completion_quote(argument, ":\\");
+        if (offer == OFFER_FILES) printf(":_files");
+        else if (offer == OFFER_DIRECTORIES) printf(":_files -/");
+        else if (offer == OFFER_WORDS) printf(":(%s)", words);
+        else printf(": ");
+    }
+    puts("' \\");
+}
+
+static void completion_fish(const char *name, const char *argument, const char *help)
+{
+    const char *words = "";
+    enum offer offer = completion_offer(argument, &words);
+    printf("complete -c presence -l %s", name);
+    if (offer == OFFER_FILES) printf(" -r -F");
+    else if (offer == OFFER_DIRECTORIES) printf(" -x -a '(__fish_complete_directories)'");
+    else if (offer == OFFER_WORDS) printf(" -x -a '%s'", words);
+    else if (*argument) printf(" -x");
+    printf(" -d '");
+    for (; *help; help++) { /* inside quotes fish knows a backslash before these two */
+        if (strchr("'\\", *help)) putchar('\\');
+        putchar(*help);
+    }
+    puts("'");
+}
+
+/* Calls what prints one for every option and command, and --config, which is in neither table. */
+static void completion_each(void (*print)(const char *, const char *, const char *))
+{
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++)
+        print(OPTIONS[i].name, OPTIONS[i].argument, OPTIONS[i].help);
+    print("config", "FILE", "read a file of the same names, one on a line, without the dashes");
+    for (int i = 1; i < COMMAND_COUNT; i++)
+        print(COMMANDS[i].name, COMMANDS[i].argument, COMMANDS[i].help);
+}
+
+static void completion_name(const char *name, const char *argument, const char *help)
+{
+    (void)argument, (void)help;
+    printf(" --%s", name);
+}
+
+/* Runs --completion; returns the exit status. What is one word to us, --name=value, is three to
+ * bash. */
+static int command_completion(const char *shell)
+{
+    if (!strcmp(shell, "bash")) {
+        puts("# bash completion for presence(1), by presence --completion bash\n"
+             "_presence()\n{\n"
+             "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
+             "    if [ \"$cur\" = = ]; then cur=; fi\n"
+             "    if [ \"$prev\" = = ]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
+             "    COMPREPLY=()\n"
+             "    case $prev in");
+        completion_each(completion_bash);
+        printf("    *) COMPREPLY=($(compgen -W '");
+        completion_each(completion_name);
+        puts("' -- \"$cur\")) ;;\n    esac\n}\ncomplete -F _presence presence");
+    } else if (!strcmp(shell, "zsh")) {
+        puts("#compdef presence\n# zsh completion for presence(1), by presence --completion zsh\n"
+             "_arguments \\");
+        completion_each(completion_zsh);
+        puts("    && return 0");
+    } else if (!strcmp(shell, "fish")) {
+        puts("# fish completion for presence(1), by presence --completion fish\n"
+             "complete -c presence -f");
+        completion_each(completion_fish);
+    } else {
+        return complain(2, "--completion: there is none for %.40s; write bash, zsh or fish", shell);
+    }
+    return 0;
+}
+
 /* Runs --restore from a file or, for "-", stdin; returns the exit status. */
 static int command_restore(const char *dir, const char *path)
 {
@@ -27574,6 +27709,7 @@ static int run_command(struct server *server, const struct command_line *line)
     case COMMAND_MINT_TOKEN: return command_mint(&server->options, line->file);
     case COMMAND_HASH_PASSWORD: return command_hash_password();
     case COMMAND_CHECK_STORE: return store_command_check(dir, stdout, stderr);
+    case COMMAND_COMPLETION: return command_completion(line->file);
     case COMMAND_LICENSES: return fwrite(LICENSES, 1, sizeof LICENSES - 1, stdout) ? 0 : 1;
     case COMMAND_VERSION: print_version(); return 0;
     case COMMAND_HELP: options_print_help(stdout); return 0;
