@@ -1,7 +1,8 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
 # Finds the archives that vendor/lock names, checks their SHA-256, and unpacks them, patched, under
-# build/vendor/src/NAME. Does nothing when that is already done for this lock.
+# build/vendor/src/NAME. Does nothing when that is already done for this lock. `fetch.sh cross` does
+# the same, under build/vendor/cross, for what only builds for other processors need.
 #
 # An archive is taken from the first of these places that has it:
 #   1. the cache: $PRESENCE_VENDOR_CACHE, default presence/vendor in the user's cache directory
@@ -14,7 +15,9 @@ umask 022
 
 release=trixie
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+kind=${1:-archive}
 src=build/vendor/src
+[ "$kind" = archive ] || src=build/vendor/$kind
 cache=${PRESENCE_VENDOR_CACHE:-${XDG_CACHE_HOME:-${HOME:-$PWD/build}/.cache}/presence/vendor}
 
 # Prints its arguments, one a line, as an error, and ends the script.
@@ -32,7 +35,7 @@ sha256() {
 
 # Prints "NAME VERSION FILE SHA-256" for every archive.
 archives() {
-    sed -n 's/^archive  *//p' vendor/lock
+    sed -n "s/^$kind  *//p" vendor/lock
 }
 
 # Ends the script unless the file at $1 has the hash $2.
@@ -148,6 +151,7 @@ unpack() {
         tar -xf "$cache/$file" -C "$into" --no-same-owner --strip-components=1
     done
     sed -n 's/^patch  *//p' vendor/lock | while read -r name file; do
+        [ -d "$src/$name" ] || continue # of the other kind
         patch -s -d "$src/$name" -p1 <"$src/$name.debian/patches/$file" ||
             die "patch does not apply: $name $file"
     done
