@@ -19484,6 +19484,7 @@ struct server {
     _Atomic bool stopping;        /* [main] no new connections; readyz says so */
     _Atomic bool restored;        /* [main] the table has the users of the store; readyz says so */
     int64_t stop_by;              /* [main] mono: the end of a stop, set before others hear of it */
+    int64_t ask_by;               /* [main] the same: who was accepted before may ask until then */
     long landlock;                /* version by which it is sandboxed, 0: not at all */
     struct store *store;          /* its own locks */
     pthread_mutex_t table_lock;   /* presence */
@@ -22688,6 +22689,7 @@ enum {
     LISTENER_QUEUE = 256,     /* quick requests with the workers at a time; see seam_submit */
     LISTENER_PAUSE_MS = 200,  /* accepting rests this long when descriptors ran out */
     LISTENER_SWEEP_MS = 5000, /* how late the deadline of a kept-alive connection may be set */
+    LISTENER_LAST_MS = 500,   /* of a stop: for those who were accepted and have not asked yet */
 
     /* Bytes of a handshake read at a time: more than one record, so that what is kept of one that
      * has not come whole always leaves room. */
@@ -23326,13 +23328,13 @@ static void listener_handshake_done(struct server *server, struct job *job)
     else listener_read_hello(server, p, now);
 }
 
-/* [handshake] Takes a handshake a step further and gives the connection back. Does no work
- * any more once the server stops. */
+/* [handshake] Takes a handshake a step further and gives the connection back. Does no work any more
+ * when nobody may ask because of a stop, see listener_awaits. */
 static void handshake_run(struct server *server, struct job *job)
 {
     ASSERT_THREAD(JOB);
     struct http_conn *p = container_of(job, struct http_conn, job);
-    bool useless = atomic_load(&server->stopping);
+    bool useless = atomic_load(&server->stopping) && clock_mono_ms() >= server->ask_by;
     p->handshake =
         (uint8_t)(useless ? HANDSHAKE_FAILED : transport_handshake(&p->c->transport, &server->tls));
     p->job.run = listener_handshake_done;
@@ -23663,6 +23665,24 @@ static bool listener_is_busy(struct listener *listener)
     return busy;
 }
 
+/* [listener] True if somebody was accepted whose request is not here yet. At a stop they have a
+ * moment for it: where a service manager holds the sockets the next server takes who comes later,
+ * and who came in the last moment of this one is to get an answer, too. */
+static bool listener_awaits(const struct server *server)
+{
+    const struct listener *listener = &server->listener;
+    if (clock_mono_ms() >= server->ask_by) return false;
+    for (int i = 0; i < WHEEL_LEVELS * WHEEL_SLOTS; i++) {
+        struct timer *timer;
+        LIST_FOREACH (timer, &listener->wheel.slots[i / WHEEL_SLOTS][i % WHEEL_SLOTS], list) {
+            if (timer == &listener->pause) continue;
+            uint8_t state = connection_of_timer(timer)->session.state;
+            if (state == CONNECTION_HELLO || state == CONNECTION_REQUEST) return true;
+        }
+    }
+    return false;
+}
+
 /* [listener] The listener's thread, until listener_quit. When it ends it has closed every
  * connection it owned.
  *
@@ -23683,9 +23703,10 @@ static void listener_run(void *context)
     for (;;) {
         for (int i = 0; i < LANE_COUNT && listener->quitting; i++)
             atomic_store(&listener->lanes[i].starved, true); /* have the last worker wake us */
-        /* Whoever is with a worker comes back; nobody else is waited for. */
-        if (listener->quitting && !listener_is_busy(listener)) break;
+        /* Whoever is with a worker comes back; who has not asked yet has a moment. */
+        if (listener->quitting && !listener_is_busy(listener) && !listener_awaits(server)) break;
         int64_t now = clock_mono_ms(), wait = wheel_wait(&listener->wheel, now);
+        if (listener->quitting && now < server->ask_by) wait_until(&wait, server->ask_by, now);
         /* loop_park leaves deadlines in the inbox without waking us: they must be set within
          * LISTENER_SWEEP_MS while there is any connection. */
         if (atomic_load(&listener->count) && (wait < 0 || wait > LISTENER_SWEEP_MS))
@@ -27390,6 +27411,7 @@ static bool server_stop(struct server *server)
     struct job stop = {.run = hub_stop}, end = {.run = hub_quit};
     bool written = true;
     server->stop_by = clock_mono_ms() + STOP_MS;
+    server->ask_by = clock_mono_ms() + LISTENER_LAST_MS;
     atomic_store(&server->stopping, true);
     webhook_stop(&server->webhook);
     if (server->seam) {
