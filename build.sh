@@ -126,7 +126,8 @@ packages() {
         echo nginx:/usr/sbin/nginx haproxy:/usr/sbin/haproxy caddy:/usr/bin/caddy \
             lintian:lintian skopeo:skopeo qemu-user-static:qemu-aarch64-static \
             debootstrap:/usr/sbin/debootstrap prometheus:promtool systemd:systemd-analyze \
-            zsh:zsh fish:fish apache2-bin:/usr/sbin/apache2 python3-venv:'/usr/lib/python3*/ensurepip'
+            zsh:zsh fish:fish apache2-bin:/usr/sbin/apache2 \
+            python3-venv:'/usr/lib/python3*/ensurepip'
         ;;
     esac
 }

@@ -27494,7 +27494,7 @@ static void print_version(void)
 /* What may stand behind an option, as far as a shell can know. */
 enum offer { OFFER_NOTHING, OFFER_FILES, OFFER_DIRECTORIES, OFFER_WORDS };
 
-/* By the argument that the tables name; OFFER_WORDS with the words, separated by blanks. */
+/* [main] By the argument that the tables name; OFFER_WORDS with the words, separated by blanks. */
 static enum offer completion_offer(const char *argument, const char **words)
 {
     static const struct {
@@ -27527,7 +27527,7 @@ static void completion_quote(const char *text, const char *special)
     }
 }
 
-/* One option or command in each of the shells. bash has the names in one list, so here it gets only
+/* [main] One option or command, as each of the shells wants it. bash has the names in one list, so here it gets only
  * the case of the values, if they can be known. */
 static void completion_bash(const char *name, const char *argument, const char *help)
 {
@@ -27543,6 +27543,7 @@ static void completion_bash(const char *name, const char *argument, const char *
     puts(offer == OFFER_NOTHING ? ": ;;" : " ;;");
 }
 
+/* [main] The same for zsh: brackets and colons mean something in its specifications. */
 static void completion_zsh(const char *name, const char *argument, const char *help)
 {
     const char *words = "";
@@ -27561,6 +27562,7 @@ static void completion_zsh(const char *name, const char *argument, const char *h
     puts("' \\");
 }
 
+/* [main] The same for fish, a command for each. */
 static void completion_fish(const char *name, const char *argument, const char *help)
 {
     const char *words = "";
@@ -27594,7 +27596,7 @@ static void completion_name(const char *name, const char *argument, const char *
     printf(" --%s", name);
 }
 
-/* Runs --completion; returns the exit status. What is one word to us, --name=value, is three to
+/* [main] Runs --completion; returns the exit status. What is one word to us, --name=value, is three to
  * bash. */
 static int command_completion(const char *shell)
 {

@@ -70,7 +70,7 @@ cross_musl() {
 variant() {
     OURS=
     NUMBERS=
-    AR=ar
+    AR="ar"
     KERNEL=$GEN/kernel
     case $1 in
     release-*)

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # SPDX-License-Identifier: MIT
-# What `./build.sh install` puts where, and what `./build.sh package` makes of it: tarballs, .deb, an
-# OCI image, a list of what is inside. The same sources give the same bytes, whoever builds them.
+# What `./build.sh install` puts where, and what `./build.sh package` makes of it: tarballs, .deb,
+# an OCI image, a list of what is inside. The same sources give the same bytes, whoever builds them.
 # Sourced by build.sh; does nothing by itself.
 
 DIST=build/dist
