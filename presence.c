@@ -27527,8 +27527,8 @@ static void completion_quote(const char *text, const char *special)
     }
 }
 
-/* [main] One option or command, as each of the shells wants it. bash has the names in one list, so here it gets only
- * the case of the values, if they can be known. */
+/* [main] One option or command, as each of the shells wants it. bash has the names in one list, so
+ * here it gets only the case of the values, if they can be known. */
 static void completion_bash(const char *name, const char *argument, const char *help)
 {
     const char *words = "";
@@ -27596,8 +27596,8 @@ static void completion_name(const char *name, const char *argument, const char *
     printf(" --%s", name);
 }
 
-/* [main] Runs --completion; returns the exit status. What is one word to us, --name=value, is three to
- * bash. */
+/* [main] Runs --completion; returns the exit status. What is one word to us, --name=value, is three
+ * to bash. */
 static int command_completion(const char *shell)
 {
     if (!strcmp(shell, "bash")) {
