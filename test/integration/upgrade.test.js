@@ -6,7 +6,7 @@
 const assert = require('node:assert/strict');
 const net = require('node:net');
 const path = require('node:path');
-const { test, startManager, tempDir, connect, get, sessions, batch, until, within, delay } = require('./lib');
+const { test, startManager, tempDir, connect, get, sessions, batch, settled, until, within, delay, dice } = require('./lib');
 
 const USERS = 150;
 
@@ -73,4 +73,36 @@ test('an upgrade with held sockets refuses nobody, and takes nobody offline', as
   await within(10000, 'the knockers', Promise.all(knockers));
   assert.equal(await manager.stop(), '0');
   await within(10000, 'the users', Promise.all(users));
+});
+
+test('whenever it is stopped or killed, held sockets refuse nobody and nobody is offline', async (t) => {
+  const seed = Number(process.env.SEED) || Date.now() % 1e6;
+  const roll = dice(seed);
+  const manager = await startManager(t);
+  const server = { host: '127.0.0.1', port: manager.sockets[0].port, sockets: new Set() };
+  const args = ['--data', path.join(tempDir(t), 'data'), '--sync-interval', '10ms'];
+  const ids = Array.from({ length: 20 }, (_, i) => `r${i}`);
+  await manager.start(args);
+  await manager.told(/READY=1/);
+  for (const id of ids) await connect(server, id);
+  await until('all stored', async () => /^presence_store_commits_total [1-9]/m.test((await get(server, '/metrics')).text));
+  await settled(server);
+  const log = { over: false, knocks: 0, refused: [] };
+  const knockers = [server, server].map((one) => knocking(one, log));
+  for (let i = 0; i < 6; i++) {
+    const before = log.knocks;
+    const count = roll(8);
+    await until('some knocks', () => log.knocks >= before + count);
+    if (roll(3)) await manager.told(/READY=1/); // else it may be hit in the middle of its start
+    await manager.stop(['SIGTERM', 'SIGKILL'][roll(2)]);
+    await manager.start(args);
+  }
+  await manager.told(/READY=1/);
+  log.over = true;
+  await within(10000, 'the knockers', Promise.all(knockers));
+  assert.deepEqual(log.refused.filter((one) => /ECONNREFUSED/.test(one)), [], `SEED=${seed}`);
+  const gone = (await batch(server, ids)).filter((user) => !user.online);
+  assert.deepEqual(gone.map((user) => user.user_id), [], `SEED=${seed}: offline`);
+  assert.match((await get(server, '/metrics')).text, /^presence_leaves_total [01]$/m, 'nobody but who came to settle the store');
+  assert.equal(await manager.stop(), '0');
 });
