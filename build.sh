@@ -9,6 +9,8 @@
 #   gen/                                     generated C: bundled files, licences
 #   vendor/                                  the embedded sources, and what was compiled from them
 #   test/, fuzz/, dist/                      logs, findings, what is to be shipped
+#   cross/                                   programs for other processors, and their musl
+#   valkey/                                  a second engine, for the tests of clusters
 #   coverage/, compile_commands.json         what no test reaches; what clangd reads
 #
 # Settings, all from the environment:
@@ -128,7 +130,8 @@ packages() {
             lintian:lintian skopeo:skopeo qemu-user-static:qemu-aarch64-static \
             debootstrap:/usr/sbin/debootstrap prometheus:promtool systemd:systemd-analyze \
             zsh:zsh fish:fish apache2-bin:/usr/sbin/apache2 \
-            python3-venv:'/usr/lib/python3*/ensurepip'
+            python3-venv:'/usr/lib/python3*/ensurepip' \
+            make:make libssl-dev:/usr/include/openssl/ssl.h
         ;;
     esac
 }
@@ -260,6 +263,7 @@ task_test() {
     done
     [[ ! $wanted =~ " integration-asan "|" long " ]] ||
         queue_build presence-asan build_sanitized asan
+    [[ $wanted != *" long "* ]] || queue_build valkey build_valkey
     [[ $wanted != *" integration-tsan "* ]] || queue_build presence-tsan build_sanitized tsan
     [[ $wanted != *" unit "* ]] || queue_build unit build_unit plain build/unit
     [[ ! $wanted =~ " web "|" integration "|" long " ]] || queue_build presence build_release

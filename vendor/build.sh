@@ -49,9 +49,9 @@ target() {
 cross_musl() {
     local into=$PWD/build/cross/musl-$1 arch=$1 key
     target "$arch"
-    key=$({ echo "$PWD" && cat vendor/lock && "$TRIPLET-gcc" --version; } | hash_stdin)
+    key=$({ echo "$PWD" && cat vendor/package/lock && "$TRIPLET-gcc" --version; } | hash_stdin)
     [ "$(cat "$into/key" 2>/dev/null)" != "$key" ] || return 0
-    vendor/fetch.sh cross
+    vendor/fetch.sh vendor/package/lock build/vendor/cross
     rm -rf "$into" "$into.build"
     mkdir -p "$into.build"
     (

@@ -73,7 +73,7 @@ packed('the .deb is small, has its configuration as such, and nothing that linti
 packed('the list of what is inside is vendor/lock', {}, () => {
   const list = JSON.parse(read(`presence-${VERSION}.spdx.json`));
   assert.equal(list.spdxVersion, 'SPDX-2.3');
-  const locked = fs.readFileSync(path.join(root, 'vendor/lock'), 'utf8').split('\n').map((line) => /^(?:archive|cross) (\S+) \S+ (\S+) (\w{64})$/.exec(line))
+  const locked = ['vendor/lock', 'vendor/package/lock'].flatMap((name) => fs.readFileSync(path.join(root, name), 'utf8').split('\n')).map((line) => /^archive (\S+) \S+ (\S+) (\w{64})$/.exec(line))
     .filter((match) => match && !match[2].includes('.debian.'));
   assert.ok(locked.length >= 5);
   assert.deepEqual(list.packages.slice(1).map((one) => [one.name, one.packageFileName, one.checksums[0].checksumValue]), locked.map(([, ...rest]) => rest));

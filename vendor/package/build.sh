@@ -256,10 +256,10 @@ spdx_license() {
     esac
 }
 
-# Prints "NAME VERSION FILE SHA-256" of what is embedded: the archives of vendor/lock but for those
-# that hold only Debian's patches.
+# Prints "NAME VERSION FILE SHA-256" of what is embedded: the archives of the locks but for those that
+# hold only Debian's patches.
 embedded() {
-    sed -nE 's/^(archive|cross)  *//p' vendor/lock | grep -v '\.debian\.tar'
+    sed -n 's/^archive  *//p' vendor/lock vendor/package/lock | grep -v '\.debian\.tar'
 }
 
 # Writes the list: SPDX 2.3, by vendor/lock.
@@ -283,7 +283,7 @@ package_spdx() {
     cat <<END
 {"spdxVersion":"SPDX-2.3","dataLicense":"CC0-1.0","SPDXID":"SPDXRef-DOCUMENT",
 "name":"presence-$VERSION",
-"documentNamespace":"urn:presence:$VERSION:$(sha256_of vendor/lock)",
+"documentNamespace":"urn:presence:$VERSION:$(cat vendor/lock vendor/package/lock | hash_stdin)",
 "creationInfo":{"created":"$date","creators":["Tool: build.sh package"]},
 "documentDescribes":[$ids],
 "packages":[$all],
