@@ -256,8 +256,8 @@ spdx_license() {
     esac
 }
 
-# Prints "NAME VERSION FILE SHA-256" of what is embedded: the archives of the locks but for those that
-# hold only Debian's patches.
+# Prints "NAME VERSION FILE SHA-256" of what is embedded: the archives of the locks but for those
+# that hold only Debian's patches.
 embedded() {
     sed -n 's/^archive  *//p' vendor/lock vendor/package/lock | grep -v '\.debian\.tar'
 }
