@@ -1,14 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Every task of this project: ./build.sh help lists them. Quiet when all is well.
-# What they use is in vendor/build.sh, test/run.sh and test/lint.sh.
+# What they use is in vendor/build.sh, vendor/package/build.sh, test/run.sh and test/lint.sh.
 #
 # build/ holds everything a task leaves behind:
 #   presence, presence-asan, presence-tsan   the program: released, and under two sanitizers
 #   unit, unit-asan, unit-tsan, fuzzers      the test programs
 #   gen/                                     generated C: bundled files, licences
 #   vendor/                                  the embedded sources, and what was compiled from them
-#   test/, fuzz/, dist/                      logs, findings, the archive to ship
+#   test/, fuzz/, dist/                      logs, findings, what is to be shipped
+#   cross/                                   programs for other processors, and their musl
 #   valkey/                                  a second engine, for the tests of clusters
 #   coverage/, compile_commands.json         what no test reaches; what clangd reads
 #
@@ -21,7 +22,8 @@
 #   TEST_JOBS               how many files of tests at once, default two a processor: most wait
 #   TEST_TIMEOUT            seconds one of them may take, default 300
 #   LONG_TIMEOUT            seconds a file of test/full may take, default 1200
-#   SOURCE_DATE_EPOCH       the time stamp inside the archive of `dist`, default 0
+#   PREFIX, DESTDIR, SYSCONFDIR  for `install`: /usr/local, nothing, /etc
+#   SOURCE_DATE_EPOCH       the time stamps in what `package` makes, default the last commit's
 set -eu -o pipefail
 shopt -s nullglob
 cd "$(dirname "${BASH_SOURCE[0]}")"
@@ -43,6 +45,8 @@ MIN_COVERAGE=90 # of a hundred lines of presence.c
 
 # shellcheck source=vendor/build.sh
 . vendor/build.sh
+# shellcheck source=vendor/package/build.sh
+. vendor/package/build.sh
 # shellcheck source=test/run.sh
 . test/run.sh
 # shellcheck source=test/lint.sh
@@ -113,9 +117,20 @@ packages() {
         ;;
     esac
     case $1 in
+    package) echo nodejs:node npm:npm ;;
+    package-*)
+        if [ "${1#*-}" != "$(host_arch)" ]; then
+            target "${1#*-}"
+            echo "gcc-$TRIPLET:$TRIPLET-gcc" make:make \
+                "linux-libc-dev-${1#*-}-cross:/usr/$TRIPLET/include/linux/types.h"
+        fi
+        ;;
     long)
         echo nginx:/usr/sbin/nginx haproxy:/usr/sbin/haproxy caddy:/usr/bin/caddy \
-            apache2-bin:/usr/sbin/apache2 python3-venv:'/usr/lib/python3*/ensurepip' \
+            lintian:lintian skopeo:skopeo qemu-user-static:qemu-aarch64-static \
+            debootstrap:/usr/sbin/debootstrap prometheus:promtool systemd:systemd-analyze \
+            zsh:zsh fish:fish apache2-bin:/usr/sbin/apache2 \
+            python3-venv:'/usr/lib/python3*/ensurepip' \
             make:make libssl-dev:/usr/include/openssl/ssl.h
         ;;
     esac
@@ -169,6 +184,8 @@ build_program() {
     unlock
     lock "$(basename "$out")"
     [ "$source" = "$SOURCE" ] || flags="$TEST_WARNINGS -I$(dirname "$SOURCE") $TEST_INCLUDES"
+    # Where size_t has 32 bits; what is lost there is looked for where all else is compiled, too.
+    [ "$variant" != release-armhf ] || flags+=" -Wno-conversion"
     object=build/obj/$(basename "$out").o
     key=$({
         echo "$KEY $SEAM $CC $CFLAGS $OURS $LDFLAGS $flags $source $*"
@@ -354,25 +371,45 @@ task_hostile() {
         node --test-reporter=spec test/integration/hostile.js
 }
 
-## dist              the archive to ship: the program, its manual pages, the licences
-task_dist() {
-    local version name root
+## install           put program, manual pages, unit and completions below PREFIX (/usr/local)
+task_install() {
+    local prefix=${PREFIX:-/usr/local} system=${SYSCONFDIR:-/etc} config
     need build
+    build_release >&2
+    install_files "${DESTDIR:-}" "$prefix" "$system" build/presence build/presence
+    config=${DESTDIR:-}$system/presence/presence.conf
+    [ -e "$config" ] || put 644 vendor/package/presence.conf "$config"
+}
+
+## package [ARCH ...]
+##                   what is to be shipped, into build/dist: tarball and .deb for amd64 and arm64,
+##                   tarball for armhf, npm package, OCI image, SPDX list, SHA256SUMS
+task_package() {
+    local arch program images=() size
+    [ $# -gt 0 ] || set -- amd64 arm64 armhf
+    need package
+    for arch; do need "package-$arch"; done
+    umask 022
+    package_date
+    VERSION=$(package_version)
+    RUNS=build/presence # what prints the completions
     build_release
-    version=$(build/presence --version | grep -oE '[0-9]+\.[0-9]+[0-9A-Za-z.+-]*' | sed -n 1p)
-    name=presence-$version-linux-$(uname -m)
-    root=build/dist/$name
-    rm -rf "$root"
-    mkdir -p "$root"
-    cp build/presence "$root/"
-    cp $GEN/licenses.txt "$root/LICENSES"
-    [ -z "$(compgen -G 'man/*.[1-8]')" ] || cp man/*.[1-8] "$root/"
-    chmod 644 "$root"/*
-    chmod 755 "$root/presence"
-    tar --sort=name --mtime="@${SOURCE_DATE_EPOCH:-0}" --owner=0 --group=0 --numeric-owner \
-        --format=ustar -C build/dist -cf - "$name" | gzip -9n >"$root.tar.gz"
-    rm -rf "$root"
-    echo "$root.tar.gz: $(thousands "$(size_of "$root.tar.gz")") bytes"
+    rm -rf $DIST
+    mkdir -p $DIST
+    for arch; do
+        program=$(build_arch "$arch")
+        images+=("$arch=$program")
+        package_tarball "$arch" "$program"
+        [ "$arch" = armhf ] || package_deb "$arch" "$program"
+    done
+    package_image "${images[@]}"
+    package_spdx >"$DIST/presence-$VERSION.spdx.json"
+    (cd web && npm pack --silent --pack-destination "../$DIST" >/dev/null)
+    (cd $DIST && sha256sum -- * >SHA256SUMS)
+    for program in "$DIST"/*; do
+        size=$(size_of "$program")
+        echo "$program: $(thousands "$size") bytes"
+    done
 }
 
 ## clean             remove build/
@@ -389,8 +426,8 @@ task_help() {
 task=${1:-help}
 [ $# = 0 ] || shift
 case $task in
-run | build | test | lint | asan | tsan | coverage | compdb | fuzz | bench | hostile | dist | \
-    clean)
+run | build | test | lint | asan | tsan | coverage | compdb | fuzz | bench | hostile | install | \
+    package | clean)
     "task_$task" "$@"
     ;;
 help | -h | --help) task_help ;;

@@ -61,28 +61,31 @@
  *  44. Cluster: coordination           the dead, the due, a new epoch, the next table; pure
  *  45. Cluster: copies                 a table for a node that joins, answers to questions; pure
  *  46. Cluster: reading                what a node does with the log, and by itself; pure
- *  47. Server                          struct server, and all that threads share
- *  48. Connections                     WebSockets and streams: made, written to, ended
- *  49. WebSocket messages              what a client says, and what follows
- *  50. Streams                         those who read /admin/events and /api/events
- *  51. Broadcast                       watchers are told, by several threads
- *  52. Signs of life                   pings, silence, what TCP knows
- *  53. Handoff                         a connection becomes the hub's; when crowds come back
- *  54. Cluster: hub                    what the hub does with what the engine says
- *  55. Hub                             the loop that owns all WebSockets; the table's only writer
- *  56. Listener: connections           every connection that is not a WebSocket
- *  57. Listener: requests              whole requests to workers, answers back
- *  58. Listener: accept                new connections, deadlines, the loop
- *  59. Assets                          the files of web/
- *  60. API: users                      /api/presence, /admin/online-users
- *  61. API: lists for admins           /admin/users, one user, sessions, kicks
- *  62. API: state of the server        /admin/stats, /metrics, events, history, files of web/
- *  63. API: who may                    authentication, logins
- *  64. Routes                          every path, from request to answer
- *  65. CivetWeb                        its request is ours, our answer its bytes; upgrades
- *  66. Sandbox and privileges          --user, Landlock
- *  67. Start                           limits, files, threads; signals; stop
- *  68. Main                            commands that print, main
+ *  47. Service manager                 what systemd is told, and is asked: a watchdog
+ *  48. Server                          struct server, and all that threads share
+ *  49. Connections                     WebSockets and streams: made, written to, ended
+ *  50. WebSocket messages              what a client says, and what follows
+ *  51. Streams                         those who read /admin/events and /api/events
+ *  52. Broadcast                       watchers are told, by several threads
+ *  53. Signs of life                   pings, silence, what TCP knows
+ *  54. Handoff                         a connection becomes the hub's; when crowds come back
+ *  55. Cluster: hub                    what the hub does with what the engine says
+ *  56. Hub                             the loop that owns all WebSockets; the table's only writer
+ *  57. Listener: connections           every connection that is not a WebSocket
+ *  58. Listener: requests              whole requests to workers, answers back
+ *  59. Listener: accept                new connections, deadlines, the loop
+ *  60. Assets                          the files of web/
+ *  61. API: users                      /api/presence, /admin/online-users
+ *  62. API: lists for admins           /admin/users, one user, sessions, kicks
+ *  63. API: state of the server        /admin/stats, events, history, health, files of web/
+ *  64. API: metrics                    /metrics; SIGUSR2
+ *  65. API: who may                    authentication, logins
+ *  66. Routes                          every path, from request to answer
+ *  67. CivetWeb                        its request is ours, our answer its bytes; upgrades
+ *  68. Sandbox and privileges          --user, Landlock
+ *  69. Addresses to serve on           listening sockets: opened, or passed by systemd
+ *  70. Start                           limits, files, threads; signals; stop
+ *  71. Main                            commands that print, main
  *
  * To change                      go to
  *   a flag                       Options: a row of OPTION_TABLE; presence(1)
@@ -94,7 +97,7 @@
  *                                connection is silent: Signs of life, silence_judge
  *   a stored field               Store: records: a row of the record's FIELDS
  *   a counter                    Counters: a row of COUNTER_TABLE; presence-protocol(7)
- *   a gauge                      API: state of the server: api_metrics
+ *   a gauge                      Counters: a row of GAUGE_TABLE; API: metrics, server_gauges
  *   an error or close code       Limits, types, errors: ERROR_TABLE, CLOSE_TABLE
  *   what a token is refused for  Tokens: a row of TOKEN_PROBLEM_TABLE; presence-protocol(7)
  *   what nodes tell each other   Cluster: entries: a row of RECORD_TABLE; what follows from it,
@@ -205,6 +208,7 @@
 #include <arpa/inet.h>
 #include <assert.h>
 #include <ctype.h>
+#include <dirent.h>
 #include <endian.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -242,6 +246,7 @@
 #include <sys/statvfs.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <sys/un.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -446,9 +451,10 @@ static const struct error_row {
 };
 
 /* ==== 2. Counters ===============================================================================
- * What the server counts since its start. Any thread adds, without a lock; /metrics and
- * /admin/stats read. The table makes the struct, both answers and the check of the manual page. A
- * counter only grows: a rate is for whoever reads it to work out. */
+ * What the server counts since its start, what it measures now, and how long things took. Any
+ * thread adds, without a lock; /metrics, /admin/stats and SIGUSR2 read. The tables make the
+ * structs, the answers and the check of the manual page. A counter only grows: a rate is for
+ * whoever reads it to work out. */
 
 #define COUNTER_TABLE(X)                                                                           \
     X(accepted, "accepted_total", "TCP connections accepted")                                      \
@@ -512,6 +518,98 @@ static inline void count_one(_Atomic uint64_t *counter)
 static inline void count_many(_Atomic uint64_t *counter, uint64_t n)
 {
     atomic_fetch_add_explicit(counter, n, memory_order_relaxed);
+}
+
+/* What may also fall: field of struct gauges, kind, name in /metrics, help. VALUE is a number as it
+ * is, SECONDS one of ms, CPU the same that only grows. Names that begin with process_ are those
+ * that every program has for Prometheus. */
+#define GAUGE_TABLE(X)                                                                             \
+    X(users_live, VALUE, "presence_users_live", "users with a connection")                         \
+    X(users_cached, VALUE, "presence_users_cached", "users believed online without a connection")  \
+    X(connections, VALUE, "presence_connections", "WebSocket connections of users")                \
+    X(streams, VALUE, "presence_streams", "streams of events")                                     \
+    X(watching, VALUE, "presence_watching", "users followed, over all connections")                \
+    X(connections_limit, VALUE, "presence_connections_limit",                                      \
+      "WebSocket connections and streams allowed")                                                 \
+    X(pending, VALUE, "presence_connections_pending",                                              \
+      "HTTP connections, those in a handshake among them")                                         \
+    X(request_memory, VALUE, "presence_request_memory_bytes", "bytes held for requests under way") \
+    X(resident, VALUE, "presence_resident_bytes", "resident memory")                               \
+    X(store_writable, VALUE, "presence_store_writable", "1 when the store takes writes")           \
+    X(store_readable, VALUE, "presence_store_readable", "1 when the store can be read")            \
+    X(store_used, VALUE, "presence_store_used_bytes", "bytes of the store in use")                 \
+    X(store_oldest_reader, VALUE, "presence_store_oldest_reader_seconds",                          \
+      "seconds that a command has been reading the store")                                         \
+    X(landlock, VALUE, "presence_landlock_version",                                                \
+      "version of Landlock that walls it off, 0 for none")                                         \
+    X(webhook_pending, VALUE, "presence_webhook_pending",                                          \
+      "changes not yet delivered to --webhook-url")                                                \
+    X(untimely, VALUE, "presence_tls_certificates_untimely",                                       \
+      "certificates in use that are expired or not yet valid")                                     \
+    X(uptime, VALUE, "presence_uptime_seconds", "seconds since the start")                         \
+    X(started, SECONDS, "process_start_time_seconds", "when it started, in seconds since 1970")    \
+    X(cpu, CPU, "process_cpu_seconds_total", "processor time taken, in seconds")                   \
+    X(resident_too, VALUE, "process_resident_memory_bytes", "resident memory, by its usual name")  \
+    X(open_fds, VALUE, "process_open_fds", "descriptors in use")                                   \
+    X(max_fds, VALUE, "process_max_fds", "descriptors that the system gives it at most")
+
+enum gauge_kind { GAUGE_VALUE, GAUGE_SECONDS, GAUGE_CPU };
+/* One field a row: what they are at one moment. Times are ms. */
+struct gauges {
+#define X(field, kind, metric, help) int64_t field;
+    GAUGE_TABLE(X)
+#undef X
+};
+/* A row as code that goes over all of them sees it. */
+static const struct gauge_row {
+    size_t offset;
+    enum gauge_kind kind;
+    const char *metric, *help;
+} GAUGES[] = {
+#define X(field, kind, metric, help) {offsetof(struct gauges, field), GAUGE_##kind, metric, help},
+    GAUGE_TABLE(X)
+#undef X
+};
+enum { GAUGE_COUNT = sizeof GAUGES / sizeof *GAUGES };
+
+/* Times of which an average says little: name, metric, help, and the bounds of the buckets in ms.
+ * The bounds of the first are about the defaults of --ping-interval, --pong-timeout and
+ * --online-threshold, those of the second about --watch-interval. */
+#define HISTOGRAM_TABLE(X)                                                                         \
+    X(DETECTION, "presence_detection_delay_seconds",                                               \
+      "from when a user was last heard to when silence took them offline", 1000, 2500, 5000,       \
+      10000, 20000, 30000, 35000, 40000, 60000, 90000, 120000, 300000)                             \
+    X(FANOUT, "presence_fanout_delay_seconds",                                                     \
+      "from a change to its message for one who follows and whose socket is not full", 1, 5, 10,   \
+      25, 50, 75, 100, 250, 500, 1000, 2500, 10000)
+
+enum { HISTOGRAM_BOUNDS = 12 };
+#define X(name, metric, help, ...) HISTOGRAM_##name,
+enum histogram_kind { HISTOGRAM_TABLE(X) HISTOGRAM_COUNT };
+#undef X
+/* A row as code sees it; the index is enum histogram_kind. */
+static const struct histogram_row {
+    const char *metric, *help;
+    int64_t bounds[HISTOGRAM_BOUNDS];
+} HISTOGRAMS[] = {
+#define X(name, metric, help, ...) {metric, help, {__VA_ARGS__}},
+    HISTOGRAM_TABLE(X)
+#undef X
+};
+
+/* [any] What was observed: by bucket, each without those below it, and the sum in ms. */
+struct histogram {
+    _Atomic uint64_t buckets[HISTOGRAM_BOUNDS + 1], sum;
+};
+
+/* [any] Adds a time of so many ms; one below 0, as a clock that was stepped gives it, is 0. */
+static void histogram_add(struct histogram *all, enum histogram_kind kind, int64_t ms)
+{
+    const struct histogram_row *row = &HISTOGRAMS[kind];
+    int i = 0;
+    while (i < HISTOGRAM_BOUNDS && ms > row->bounds[i]) i++;
+    count_one(&all[kind].buckets[i]);
+    if (ms > 0) count_many(&all[kind].sum, (uint64_t)ms);
 }
 
 /* What a node of a cluster counts beside these; it is in both answers only where there is one. The
@@ -1315,18 +1413,13 @@ static size_t log_escape(const char *text, char *out, size_t size)
     return n;
 }
 
-/* [any] Writes one record, as printf formats it, if its level is wanted. Never blocks, never fails
- * and allocates nothing: it is called where memory or descriptors have run out. All of the work but
- * the write is done before the lock is taken. */
-__attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum log_level level,
-                                                           const char *format, ...)
+/* [any] Writes one record, whatever its level: what an operator has asked for is told also where
+ * only errors are wanted. Never blocks, never fails and allocates nothing: it is called where
+ * memory or descriptors have run out. All of the work but the write is done before the lock is
+ * taken. */
+static void log_write(struct log *log, enum log_level level, const char *message)
 {
-    if (level > log->level) return;
-    char message[LOG_LINE_MAX / 2], safe[LOG_LINE_MAX - 128], line[LOG_LINE_MAX], when[TIME_TEXT];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(message, sizeof message, format, args);
-    va_end(args);
+    char safe[LOG_LINE_MAX - 128], line[LOG_LINE_MAX], when[TIME_TEXT];
     /* One call for the whole text, with what a client sent in it: no caller can forget to escape.
      */
     log_escape(message, safe, sizeof safe);
@@ -1341,6 +1434,19 @@ __attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum
                    write(STDERR_FILENO, line, (size_t)n) == n;
     lock_give(&log->lock, RANK_LOG);
     if (!written && log->counters) count_one(&log->counters->log_dropped);
+}
+
+/* [any] Writes one record, as printf formats it, if its level is wanted. */
+__attribute__((format(printf, 3, 4))) static void log_line(struct log *log, enum log_level level,
+                                                           const char *format, ...)
+{
+    if (level > log->level) return;
+    char message[LOG_LINE_MAX / 2];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(message, sizeof message, format, args);
+    va_end(args);
+    log_write(log, level, message);
 }
 
 /* ==== 5. Ids and text ===========================================================================
@@ -2838,6 +2944,7 @@ enum { OPTION_COUNT_ALL = sizeof OPTIONS / sizeof *OPTIONS };
     X(MINT_TOKEN, "mint-token", "USER", "print a token for USER, signed with --jwt-secret-file")   \
     X(HASH_PASSWORD, "hash-password", "", "read a password, print it for --admin-password-file")   \
     X(CHECK_STORE, "check-store", "", "read the whole store and say whether it is sound")          \
+    X(COMPLETION, "completion", "SHELL", "print what completes its options in bash, zsh or fish")  \
     X(LICENSES, "licenses", "", "print its licence and those of what is embedded")                 \
     X(VERSION, "version", "", "print versions")                                                    \
     X(HELP, "help", "", "print this help")
@@ -2856,7 +2963,7 @@ static const struct command_row {
 /* What the command line asked for besides options. */
 struct command_line {
     enum command command;
-    const char *file; /* its argument, if it takes one */
+    const char *file; /* its argument, if it takes one: FILE, USER or SHELL */
 };
 
 /* ==== 9. Options: reading =======================================================================
@@ -9838,8 +9945,9 @@ struct watcher {
     STAILQ_HEAD(, watch) due; /* the queue of due watches */
     size_t queued;            /* how many those are */
     STAILQ_HEAD(, snapshot) snapshots;
-    size_t backlog; /* users in snapshots */
-    bool stalled;   /* its socket is full: its backlog is not in the graph's */
+    size_t backlog;      /* users in snapshots */
+    bool stalled;        /* its socket is full: its backlog is not in the graph's */
+    uint32_t owed_since; /* low half of mono: the first change in the queue, or room for it */
 };
 
 LIST_HEAD(watchers, watcher);
@@ -9858,6 +9966,8 @@ struct watch_graph {
     struct watchers waiting; /* for the store, see watch_target.reading */
     uint32_t stamp, turn;
     size_t full;        /* WATCH_FULL; tests take less */
+    int64_t changed_at; /* mono: the first change in `changed`; the caller's to set */
+    int64_t spread_of;  /* that of the first in `spreading` */
     struct buffer text; /* of users, made in this turn */
 };
 
@@ -10174,7 +10284,10 @@ static void watch_graph_spread(struct watch_graph *w, const struct presence *p, 
                                size_t most)
 {
     struct watch *watch;
-    if (STAILQ_EMPTY(&w->spreading)) STAILQ_CONCAT(&w->spreading, &w->changed);
+    if (STAILQ_EMPTY(&w->spreading)) {
+        STAILQ_CONCAT(&w->spreading, &w->changed);
+        w->spread_of = w->changed_at;
+    }
     for (size_t looked = 0; !STAILQ_EMPTY(&w->spreading) && looked < most; looked++) {
         struct watch_target *e = STAILQ_FIRST(&w->spreading);
         struct user_view view;
@@ -10189,6 +10302,7 @@ static void watch_graph_spread(struct watch_graph *w, const struct presence *p, 
             struct watcher *of = watch->of;
             looked++;
             if (watch->sent->queued || watch->sent->version == e->version) continue;
+            if (!of->queued) of->owed_since = (uint32_t)w->spread_of;
             watcher_push(of, watch);
             if (!LIST_LINKED(of, list)) watcher_list(&w->busy, of);
         }
@@ -19159,7 +19273,100 @@ static void node_free(struct node *node)
     buffer_free(&node->sessions);
 }
 
-/* ==== 47. Server ================================================================================
+/* ==== 47. Service manager =======================================================================
+ * What systemd, or whoever speaks as it does, wants to know: sd_notify(3), a datagram of a line or
+ * two, so there is no library. It is told when the server is ready, reads its keys again and stops;
+ * and, from the hub's turns, that the hub still has turns: one that hangs is then started again.
+ * Without NOTIFY_SOCKET all of this is nothing. The sockets that it passes: Addresses to serve on.
+ */
+
+/* Whom to tell. main sets it up before there are threads. */
+struct manager {
+    int fd;               /* a datagram socket that is connected to it, or -1: nobody asks */
+    int64_t watchdog;     /* ms: more than this without a sign, and it ends us; 0: it never does */
+    int64_t watchdog_due; /* [hub] mono: the next sign */
+};
+
+enum { MANAGER_TEXT = 512, MANAGER_WAIT_MS = 1000 };
+
+/* [main] Connects to NOTIFY_SOCKET, before the sandbox, in which no new one could be reached: a
+ * path or, with @, a name in Linux's own list. WATCHDOG_USEC counts unless WATCHDOG_PID is
+ * another's. False with the reason in why if the environment makes no sense. */
+static bool manager_init(struct manager *manager, struct why why)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const char *path = getenv("NOTIFY_SOCKET"), *usec = getenv("WATCHDOG_USEC");
+    const char *pid = getenv("WATCHDOG_PID");
+    int64_t n = 0;
+    *manager = (struct manager){.fd = -1};
+    if (!path || !*path) return true;
+    size_t len = strlen(path);
+    if ((*path != '/' && *path != '@') || len >= sizeof address.sun_path)
+        return fail(why,
+                    "NOTIFY_SOCKET: %.200s is neither a path of at most %zu bytes nor @ and a name;"
+                    " let the service manager set it, or leave it out",
+                    path, sizeof address.sun_path - 1);
+    if (usec && (!*usec || !size_parse(usec, &n) || usec[strspn(usec, "0123456789")]))
+        return fail(why,
+                    "WATCHDOG_USEC: '%.40s' is no number of microseconds; let the service manager"
+                    " set it, or leave it out",
+                    usec);
+    memcpy(address.sun_path, path, len);
+    if (*path == '@') address.sun_path[0] = 0;
+    manager->fd = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    socklen_t size = (socklen_t)(offsetof(struct sockaddr_un, sun_path) + len);
+    if (manager->fd < 0 || connect(manager->fd, (struct sockaddr *)&address, size))
+        return fail(why, "NOTIFY_SOCKET: cannot reach %.200s: %s; is the service manager there?",
+                    path, strerror(errno));
+    bool ours = !pid || strtoll(pid, NULL, 10) == getpid();
+    if (usec && ours) manager->watchdog = n / 1000;
+    return true;
+}
+
+/* [main, hub] Sends what printf makes of it; waits so long at most until there is room for it.
+ * False with errno set if it did not go. */
+__attribute__((format(printf, 3, 4))) static bool manager_tell(const struct manager *manager,
+                                                               int wait_ms, const char *format, ...)
+{
+    if (manager->fd < 0) return true;
+    char text[MANAGER_TEXT];
+    struct pollfd room = {.fd = manager->fd, .events = POLLOUT};
+    va_list args;
+    va_start(args, format);
+    int n = vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    size_t len = n < (int)sizeof text ? (size_t)n : sizeof text - 1;
+    if (wait_ms) poll(&room, 1, wait_ms);
+    return send(manager->fd, text, len, MSG_DONTWAIT | MSG_NOSIGNAL) == (ssize_t)len;
+}
+
+/* [main] Tells of a state; one that did not go is logged, as the service manager will soon take
+ * other measures. */
+static void manager_say(const struct manager *manager, struct log *log, const char *text)
+{
+    if (!manager_tell(manager, MANAGER_WAIT_MS, "%s", text))
+        log_line(log, LOG_WARN, "the service manager could not be told %.*s: %s",
+                 (int)strcspn(text, "\n"), text, strerror(errno));
+}
+
+/* [main] A reload begins, as of now by the clock that the service manager goes by. */
+static void manager_say_reloading(const struct manager *manager, struct log *log)
+{
+    char text[64];
+    snprintf(text, sizeof text, "RELOADING=1\nMONOTONIC_USEC=%" PRId64, clock_work_us());
+    manager_say(manager, log, text);
+}
+
+/* [hub] A sign of life, twice as often as is asked for. One that finds no room is tried in the next
+ * turn: so the time of the next moves only when it went. */
+static void manager_alive(struct manager *manager, int64_t now)
+{
+    if (!manager->watchdog || now < manager->watchdog_due) return;
+    if (manager_tell(manager, 0, "WATCHDOG=1")) manager->watchdog_due = now + manager->watchdog / 2;
+    else manager->watchdog_due = now + (manager->watchdog > 100 ? 100 : 1);
+}
+
+/* ==== 48. Server ================================================================================
  * struct server and the structs that cross threads, with the owner of each field. Nothing here does
  * anything. Tags: [hub], [listener] and so on are the only thread to touch it; * is also read by
  * workers, as said there; what has no tag is set by main before there are threads, and constant. */
@@ -19663,6 +19870,7 @@ struct server {
     _Atomic bool stopping;        /* [main] no new connections; readyz says so */
     _Atomic bool restored;        /* [main] the table has the users of the store; readyz says so */
     int64_t stop_by;              /* [main] mono: the end of a stop, set before others hear of it */
+    int64_t ask_by;               /* [main] the same: who was accepted before may ask until then */
     long landlock;                /* version by which it is sandboxed, 0: not at all */
     struct store *store;          /* its own locks */
     pthread_mutex_t table_lock;   /* presence */
@@ -19688,20 +19896,24 @@ struct server {
     struct login_queue logins;    /* [worker] */
     struct range *trusted;        /* of --trusted-proxy */
     size_t trusted_count;
-    pthread_mutex_t refusal_lock;           /* refusal_log */
-    struct refusal_log refusal_log;         /* [any] */
-    _Atomic uint64_t refusals[ERROR_COUNT]; /* [any] of upgrades, by reason */
+    pthread_mutex_t refusal_lock;                 /* refusal_log */
+    struct refusal_log refusal_log;               /* [any] */
+    _Atomic uint64_t refusals[ERROR_COUNT];       /* [any] of upgrades, by reason */
+    struct histogram histograms[HISTOGRAM_COUNT]; /* [hub] */
     pthread_mutex_t address_lock;   /* addresses, the connections listed there, listener.held */
     struct address_table addresses; /* [listener, worker, hub] */
     struct webhook webhook;         /* its own thread and lock */
     struct engine engine;           /* its own thread, see engine_submit */
     bool misfit;                    /* [main] the start failed for what the operator has to mend */
+    struct manager manager;         /* [main, hub] */
     struct listen_socket *listen_sockets; /* [listener] the descriptors */
     size_t listen_socket_count;
+    struct listen_socket *passed; /* [main] by the service manager, before the start */
+    size_t passed_count;
     struct seam *seam;
 };
 
-/* ==== 48. Connections ===========================================================================
+/* ==== 49. Connections ===========================================================================
  * WebSockets and streams as the hub has them: made, written to, ended; and what several threads ask
  * struct server (server_*). A connection is never freed inside its own handler: one that ends is
  * DEAD, out of the table and its socket closed, and is freed at the end of a turn in which no
@@ -20161,6 +20373,7 @@ static void connection_writable(struct server *server, struct connection *c, str
     if (ext->blocked) return;
     buffer_free(&ext->out);
     watcher_stall(&server->hub.graph, &ext->watcher, false);
+    ext->watcher.owed_since = (uint32_t)now.mono; /* until now it was the client who took long */
     if (!watcher_idle(&ext->watcher)) watcher_list(&server->hub.graph.busy, &ext->watcher);
     connection_list_held(server, c);
     connection_settle(server, c);
@@ -20313,7 +20526,7 @@ static void hub_reply_error(struct hub *hub, enum error error)
     hub_reply_end(hub);
 }
 
-/* ==== 49. WebSocket messages ====================================================================
+/* ==== 50. WebSocket messages ====================================================================
  * What a client says, and what follows: heartbeats, statuses, users to follow. All of it is the
  * hub's but the reads of the store. The way of a message, and where it may have to wait:
  *
@@ -20967,7 +21180,7 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
     timer_arm(&server->hub.wheel, &c->timer, c->session.expires && end < due ? end : due);
 }
 
-/* ==== 50. Streams ===============================================================================
+/* ==== 51. Streams ===============================================================================
  * Who reads the events of /admin/events and /api/events, as fast as each can. The hub's. An event
  * is made text once, in the ring of its feed, as Server-Sent Events has it; a stream is a place in
  * that ring, so a thousand streams cost no copy. What is sent to all is:
@@ -21116,10 +21329,11 @@ static void hub_tell_webhook(struct server *server, const struct transition *t, 
 
 /* [hub] Notes that a user changed, if somebody follows them: their watchers are to be told. From
  * now on the user stays in the table also when offline. */
-static void hub_mark_targets(struct server *server, struct user *user)
+static void hub_mark_targets(struct server *server, struct user *user, struct instant now)
 {
-    struct watch_target *target =
-        watch_graph_changed(&server->hub.graph, (struct span){user->id, user->id_len});
+    struct watch_graph *graph = &server->hub.graph;
+    if (STAILQ_EMPTY(&graph->changed)) graph->changed_at = now.mono;
+    struct watch_target *target = watch_graph_changed(graph, (struct span){user->id, user->id_len});
     if (!target) return;
     user->pinned = true;
     target->resolved = true;
@@ -21162,7 +21376,9 @@ static void hub_take_transitions(struct server *server, struct instant now)
             log_line(&server->log, LOG_DEBUG, "%s user=%.*s%s%s", TRANSITION_NAMES[t->kind],
                      t->user->id_len, t->user->id, t->kind == TRANSITION_LEAVE ? " reason=" : "",
                      t->kind == TRANSITION_LEAVE ? REASON_NAMES[t->reason] : "");
-        if (hub->graph.targets.count) hub_mark_targets(server, t->user);
+        if (t->kind == TRANSITION_LEAVE && t->reason == REASON_TIMEOUT)
+            histogram_add(server->histograms, HISTOGRAM_DETECTION, now.mono - t->last_seen);
+        if (hub->graph.targets.count) hub_mark_targets(server, t->user, now);
         if (t->kind == TRANSITION_QUIET) continue;
         for (int k = 0; k < FEED_COUNT; k++) feed_add(server, &hub->feeds[k], t, now);
         hub_tell_webhook(server, t, now);
@@ -21174,7 +21390,7 @@ static void hub_take_transitions(struct server *server, struct instant now)
     p->sessions_dropped = 0;
 }
 
-/* ==== 51. Broadcast =============================================================================
+/* ==== 52. Broadcast =============================================================================
  * Watchers are told what changed. Nearly all of the time goes to the system's send(), once for each
  * of them. Therefore the hub fills an array of writes and its io threads send them beside it, 32 at
  * a time:
@@ -21271,6 +21487,11 @@ static bool watcher_write(struct server *server, struct connection *c, struct in
     if (!more)
         count_one(kind == WATCHER_SNAPSHOT ? &server->counters.snapshots
                                            : &server->counters.updates);
+    if (kind == WATCHER_CHANGES) {
+        /* By the clock and not by the turn, most of which may have gone into telling others. */
+        uint32_t waited = (uint32_t)clock_mono_ms() - watcher->owed_since;
+        histogram_add(server->histograms, HISTOGRAM_FANOUT, (int32_t)waited);
+    }
     ws_encode(out, WS_OP_TEXT, (struct span){hub->outgoing.at, hub->outgoing.len});
     return true;
 }
@@ -21355,7 +21576,7 @@ static void hub_watch(struct server *server, struct instant now)
     lock_give(&server->table_lock, RANK_TABLE);
 }
 
-/* ==== 52. Signs of life =========================================================================
+/* ==== 53. Signs of life =========================================================================
  * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's.
  *
  *     heard --(--ping-interval)--> ping --(--pong-timeout)--> closed, its user offline
@@ -21489,7 +21710,7 @@ static void connection_timer(struct server *server, struct connection *c, struct
     }
 }
 
-/* ==== 53. Handoff ===============================================================================
+/* ==== 54. Handoff ===============================================================================
  * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
  * is the same object: what was HTTP's hangs off it as `http` and is freed here. From now on the
  * socket is in the hub's epoll set, its timer in the hub's wheel, its place is counted in
@@ -21776,7 +21997,7 @@ static void hub_adopt_stream(struct server *server, struct job *job)
     if (hub->stopping || stream_logged_out(server, s)) stream_finish(server, s, now);
 }
 
-/* ==== 54. Cluster: hub ==========================================================================
+/* ==== 55. Cluster: hub ==========================================================================
  * What makes a node of a server: what the engine's thread tells goes to the node (Cluster:
  * reading), what the node asks goes there, and the table that it changes is shown. All under the
  * table's lock and in slices, as what happens to the cluster can happen to all of its users at
@@ -22321,7 +22542,7 @@ static int64_t hub_cluster_wait(struct server *server, int64_t now)
     return wait > 0 ? wait : 0;
 }
 
-/* ==== 55. Hub ===================================================================================
+/* ==== 56. Hub ===================================================================================
  * The loop of the thread that owns every WebSocket and stream and is the only one to change the
  * presence table, and what others ask of it. One writer: so rules of presence need no care for
  * threads, and every change has its place in one order. Nothing here waits but loop_wait; what must
@@ -22652,6 +22873,7 @@ static int64_t hub_wait(struct server *server, int64_t now)
     if (p->cached) wait_until(&wait, now + HUB_NAP_MS, now); /* see hub_wake */
     if (p->live + p->cached && !hub->batch_under_way) wait_until(&wait, sign_at, now);
     if (!STAILQ_EMPTY(&hub->graph.changed)) wait_until(&wait, hub->spread_at, now);
+    if (server->manager.watchdog) wait_until(&wait, server->manager.watchdog_due, now);
     if (!hub->stopping) wait_until(&wait, hub->sample_at, now);
     if (!hub->batch_under_way && presence_is_dirty(p))
         wait_until(&wait, hub->quitting ? now : hub->sync_at, now);
@@ -22742,7 +22964,7 @@ static void hub_wake(struct server *server, int64_t wait)
  * - hub_sync behind everything that changes users and tells of it: what the webhook is to be told
  *   is in the batch of the user's new state, and a session's end never without it.
  * - hub_free_closed behind all of these: until here anybody may hold a pointer to a connection that
- *   ended. hub_report_stop only counts what is left.
+ *   ended. hub_report_stop only counts what is left, manager_alive says that the turn came here.
  *
  * Each part has its time, and does something in every turn; what it leaves is for the next turn, so
  * that nobody waits long for an answer whatever others ask for. */
@@ -22784,6 +23006,7 @@ static void hub_turn(struct server *server)
     hub_begin_part(hub, share);
     hub_free_closed(server);
     hub_report_stop(server, now);
+    manager_alive(&server->manager, now.mono);
 }
 
 /* The hub's thread, until hub_quit was called and the last batch is with the writer. */
@@ -22862,7 +23085,7 @@ static void hub_free(struct server *server)
     if (hub->stop_event >= 0) close(hub->stop_event);
 }
 
-/* ==== 56. Listener: connections =================================================================
+/* ==== 57. Listener: connections =================================================================
  * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
  * and every connection that is not, or not at present, being served. It accepts, waits until a
  * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
@@ -22879,6 +23102,7 @@ enum {
     LISTENER_QUEUE = 256,     /* quick requests with the workers at a time; see seam_submit */
     LISTENER_PAUSE_MS = 200,  /* accepting rests this long when descriptors ran out */
     LISTENER_SWEEP_MS = 5000, /* how late the deadline of a kept-alive connection may be set */
+    LISTENER_LAST_MS = 500,   /* of a stop: for those who were accepted and have not asked yet */
 
     /* Bytes of a handshake read at a time: more than one record, so that what is kept of one that
      * has not come whole always leaves room. */
@@ -23243,7 +23467,7 @@ static void lane_close(struct server *server, struct lane *lane)
     }
 }
 
-/* ==== 57. Listener: requests ====================================================================
+/* ==== 58. Listener: requests ====================================================================
  * Bytes become whole requests, requests go to the workers, answers come back. A worker is never
  * given half a request, so it never waits for a client.
  *
@@ -23517,13 +23741,13 @@ static void listener_handshake_done(struct server *server, struct job *job)
     else listener_read_hello(server, p, now);
 }
 
-/* [handshake] Takes a handshake a step further and gives the connection back. Does no work
- * any more once the server stops. */
+/* [handshake] Takes a handshake a step further and gives the connection back. Does no work any more
+ * when nobody may ask because of a stop, see listener_awaits. */
 static void handshake_run(struct server *server, struct job *job)
 {
     ASSERT_THREAD(JOB);
     struct http_conn *p = container_of(job, struct http_conn, job);
-    bool useless = atomic_load(&server->stopping);
+    bool useless = atomic_load(&server->stopping) && clock_mono_ms() >= server->ask_by;
     p->handshake =
         (uint8_t)(useless ? HANDSHAKE_FAILED : transport_handshake(&p->c->transport, &server->tls));
     p->job.run = listener_handshake_done;
@@ -23700,7 +23924,7 @@ static void listener_displace(struct server *server, struct http_conn *p)
     listener_give_up(server, p);
 }
 
-/* ==== 58. Listener: accept ======================================================================
+/* ==== 59. Listener: accept ======================================================================
  * New connections, the deadlines of all, and the loop of the listener. Accepting never ends the
  * server: without descriptors it rests and tries again, while what is connected goes on being
  * served. There is no limit of HTTP connections over all but that of descriptors; each address has
@@ -23854,6 +24078,24 @@ static bool listener_is_busy(struct listener *listener)
     return busy;
 }
 
+/* [listener] True if somebody was accepted whose request is not here yet. At a stop they have a
+ * moment for it: where a service manager holds the sockets the next server takes who comes later,
+ * and who came in the last moment of this one is to get an answer, too. */
+static bool listener_awaits(const struct server *server)
+{
+    const struct listener *listener = &server->listener;
+    if (clock_mono_ms() >= server->ask_by) return false;
+    for (int i = 0; i < WHEEL_LEVELS * WHEEL_SLOTS; i++) {
+        struct timer *timer;
+        LIST_FOREACH (timer, &listener->wheel.slots[i / WHEEL_SLOTS][i % WHEEL_SLOTS], list) {
+            if (timer == &listener->pause) continue;
+            uint8_t state = connection_of_timer(timer)->session.state;
+            if (state == CONNECTION_HELLO || state == CONNECTION_REQUEST) return true;
+        }
+    }
+    return false;
+}
+
 /* [listener] The listener's thread, until listener_quit. When it ends it has closed every
  * connection it owned.
  *
@@ -23874,9 +24116,10 @@ static void listener_run(void *context)
     for (;;) {
         for (int i = 0; i < LANE_COUNT && listener->quitting; i++)
             atomic_store(&listener->lanes[i].starved, true); /* have the last worker wake us */
-        /* Whoever is with a worker comes back; nobody else is waited for. */
-        if (listener->quitting && !listener_is_busy(listener)) break;
+        /* Whoever is with a worker comes back; who has not asked yet has a moment. */
+        if (listener->quitting && !listener_is_busy(listener) && !listener_awaits(server)) break;
         int64_t now = clock_mono_ms(), wait = wheel_wait(&listener->wheel, now);
+        if (listener->quitting && now < server->ask_by) wait_until(&wait, server->ask_by, now);
         /* loop_park leaves deadlines in the inbox without waking us: they must be set within
          * LISTENER_SWEEP_MS while there is any connection. */
         if (atomic_load(&listener->count) && (wait < 0 || wait > LISTENER_SWEEP_MS))
@@ -23969,7 +24212,7 @@ static bool listener_init(struct server *server, struct instant now)
     return true;
 }
 
-/* ==== 59. Assets ================================================================================
+/* ==== 60. Assets ================================================================================
  * The files of web/, compiled in by the build with their type, hash and gzip form. Constant; the
  * table is generated (build/gen/assets.inc), never committed. */
 
@@ -23993,7 +24236,7 @@ static const struct asset *asset_find(const char *path)
     return NULL;
 }
 
-/* ==== 60. API: users ============================================================================
+/* ==== 61. API: users ============================================================================
  * /api/presence and /admin/online-users: request to response, on a worker's thread and free of
  * CivetWeb's types but the parsed request. What all handlers promise (those of the next sections
  * too):
@@ -24412,7 +24655,7 @@ static enum error api_online_users(struct server *server, const struct http_requ
     return ERROR_NONE;
 }
 
-/* ==== 61. API: lists for admins =================================================================
+/* ==== 62. API: lists for admins =================================================================
  * Pages of all users, one user with every connection, sessions, kicks. These are the costly
  * requests: they have a lane of their own (HTTP_COSTLY), and each looks at a bounded number of
  * users.
@@ -25000,9 +25243,9 @@ static void api_totals(struct server *server, struct instant now, struct totals 
     store_stats(server->store, &t->store);
 }
 
-/* ==== 62. API: state of the server ==============================================================
- * /admin/stats, /metrics, streams of events, history, health, and the files of web/. Nothing here
- * changes anything but api_events and api_admin_events, which hand their connection to the hub. */
+/* ==== 63. API: state of the server ==============================================================
+ * /admin/stats, streams of events, history, health, and the files of web/. Nothing here changes
+ * anything but api_events and api_admin_events, which hand their connection to the hub. */
 
 /* A node of the cluster, as /admin/stats lists it. */
 struct node_row {
@@ -25209,123 +25452,6 @@ static enum error api_stats(struct server *server, const struct http_request *re
     COUNTER_TABLE(X)
 #undef X
     buffer_text(out, "}}");
-    return ERROR_NONE;
-}
-
-/* Appends one gauge in Prometheus' text format. */
-static void metrics_gauge(struct buffer *out, const char *name, const char *help, int64_t value)
-{
-    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s gauge\n", name, help, name);
-    buffer_print(out, "presence_%s %" PRId64 "\n", name, value);
-}
-
-/* Appends a gauge of ms, in seconds as Prometheus wants times. */
-static void metrics_seconds(struct buffer *out, const char *name, const char *help, int64_t ms)
-{
-    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s gauge\n", name, help, name);
-    buffer_print(out, "presence_%s %s%" PRId64 ".%03" PRId64 "\n", name, ms < 0 ? "-" : "",
-                 (ms < 0 ? -ms : ms) / 1000, (ms < 0 ? -ms : ms) % 1000);
-}
-
-/* Appends one counter. */
-static void metrics_counter(struct buffer *out, const char *name, const char *help, uint64_t value)
-{
-    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s counter\n", name, help, name);
-    buffer_print(out, "presence_%s %" PRIu64 "\n", name, value);
-}
-
-/* [worker] Appends what a node of a cluster has beside the rest. */
-static void metrics_cluster(struct buffer *out, struct server *server, struct instant now)
-{
-    struct cluster_stats c;
-    int state = atomic_load(&server->node_state);
-    cluster_stats(server, now, &c);
-    metrics_gauge(out, "cluster_state",
-                  "2 with the users of all nodes, 1 while it joins them, 0 alone",
-                  state == NODE_SETTLED                               ? 2
-                  : state == NODE_JOINING || state == NODE_INSTALLING ? 1
-                                                                      : 0);
-    metrics_gauge(out, "cluster_nodes", "nodes that live, as far as this one knows",
-                  (int64_t)c.living);
-    metrics_gauge(out, "cluster_own_users", "users online by this node, by others too or not",
-                  (int64_t)c.own_users);
-    metrics_gauge(out, "cluster_remote_users", "users online by other nodes alone",
-                  (int64_t)c.remote_users);
-    metrics_gauge(out, "cluster_own_connections", "WebSocket connections of users to this node",
-                  (int64_t)c.own_connections);
-    metrics_gauge(out, "cluster_remote_connections", "those to other nodes",
-                  (int64_t)c.remote_connections);
-    metrics_seconds(out, "cluster_log_delay_seconds",
-                    "from the time of the last entry read to when it was applied", c.delay);
-    metrics_seconds(out, "cluster_log_delay_max_seconds",
-                    "the longest such time of the last one to two minutes", c.delay_most);
-    metrics_seconds(out, "cluster_clock_offset_seconds",
-                    "the engine's clock minus that of this machine",
-                    atomic_load(&server->clock_apart));
-#define X(field, metric, help) metrics_counter(out, metric, help, c.count.field);
-    CLUSTER_COUNTER_TABLE(X)
-#undef X
-    free(c.rows);
-}
-
-/* Appends how many upgrades were refused, by the code of the error; those that were. */
-static void metrics_refusals(struct buffer *out, const struct server *server)
-{
-    static const char name[] = "presence_upgrades_refused_by_reason_total";
-    buffer_print(out, "# HELP %s upgrades refused, by the code of the error\n", name);
-    buffer_print(out, "# TYPE %s counter\n", name);
-    for (int i = 0; i < ERROR_COUNT; i++) {
-        uint64_t count = atomic_load(&server->refusals[i]);
-        if (count)
-            buffer_print(out, "%s{reason=\"%s\"} %" PRIu64 "\n", name, ERRORS[i].code, count);
-    }
-}
-
-/* [worker] GET /metrics: Prometheus text format 0.0.4. */
-static enum error api_metrics(struct server *server, const struct http_request *request,
-                              struct http_response *response)
-{
-    struct totals t;
-    api_totals(server, request->now, &t);
-    struct buffer *out = &response->body;
-    response->status = 200;
-    response->type = "text/plain; version=0.0.4; charset=utf-8";
-    metrics_gauge(out, "users_live", "users with a connection", (int64_t)t.live);
-    metrics_gauge(out, "users_cached", "users believed online without a connection",
-                  (int64_t)t.cached);
-    metrics_gauge(out, "connections", "WebSocket connections of users", (int64_t)t.connections);
-    metrics_gauge(out, "streams", "streams of events", t.streams);
-    metrics_gauge(out, "watching", "users followed, over all connections", t.watching);
-    metrics_gauge(out, "connections_limit", "WebSocket connections and streams allowed",
-                  server->max_connections);
-    metrics_gauge(out, "connections_pending", "HTTP connections, those in a handshake among them",
-                  t.pending);
-    metrics_gauge(out, "request_memory_bytes", "bytes held for requests under way", t.held);
-    metrics_gauge(out, "resident_bytes", "resident memory", t.resident);
-    metrics_gauge(out, "store_writable", "1 when the store takes writes", t.store.writable);
-    metrics_gauge(out, "store_readable", "1 when the store can be read", t.store.readable);
-    metrics_gauge(out, "store_used_bytes", "bytes of the store in use",
-                  (int64_t)t.store.used_bytes);
-    metrics_gauge(out, "store_oldest_reader_seconds",
-                  "seconds that a command has been reading the store",
-                  t.store.oldest_reader_ms / 1000);
-    metrics_gauge(out, "landlock_version", "version of Landlock that walls it off, 0 for none",
-                  server->landlock);
-    metrics_gauge(out, "webhook_pending", "changes not yet delivered to --webhook-url",
-                  (int64_t)t.store.outbox);
-    metrics_gauge(out, "tls_certificates_untimely",
-                  "certificates in use that are expired or not yet valid",
-                  (int64_t)tls_untimely(&server->tls));
-    metrics_gauge(out, "uptime_seconds", "seconds since the start", t.uptime_ms / 1000);
-#define X(field, metric, help)                                                                     \
-    buffer_print(out,                                                                              \
-                 "# HELP presence_" metric " " help "\n# TYPE presence_" metric                    \
-                 " counter\npresence_" metric " %" PRIu64 "\n",                                    \
-                 atomic_load(&server->counters.field));
-    COUNTER_TABLE(X)
-#undef X
-    metrics_refusals(out, server);
-    if (server->clustered) metrics_cluster(out, server, request->now);
     return ERROR_NONE;
 }
 
@@ -25568,6 +25694,296 @@ static enum error api_redirect(struct server *server, const struct http_request 
     return ERROR_NONE;
 }
 
+/* ==== 64. API: metrics ==========================================================================
+ * What is measured, by the tables of Counters: /metrics for Prometheus, and the log for whoever has
+ * a shell and sends SIGUSR2. Nothing here changes anything. */
+
+/* Appends what a series is, and of which type. */
+static void metrics_head(struct buffer *out, const char *metric, const char *help, const char *type)
+{
+    buffer_print(out, "# HELP %s %s\n# TYPE %s %s\n", metric, help, metric, type);
+}
+
+/* Appends one gauge of a cluster in Prometheus' text format. */
+static void metrics_gauge(struct buffer *out, const char *name, const char *help, int64_t value)
+{
+    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s gauge\n", name, help, name);
+    buffer_print(out, "presence_%s %" PRId64 "\n", name, value);
+}
+
+/* Appends ms as seconds, as Prometheus wants times. */
+static void metrics_ms(struct buffer *out, int64_t ms)
+{
+    uint64_t n = ms < 0 ? 0 - (uint64_t)ms : (uint64_t)ms;
+    buffer_print(out, "%s%" PRIu64 ".%03" PRIu64, ms < 0 ? "-" : "", n / 1000, n % 1000);
+}
+
+/* Appends a gauge of ms. */
+static void metrics_seconds(struct buffer *out, const char *name, const char *help, int64_t ms)
+{
+    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s gauge\n", name, help, name);
+    buffer_print(out, "presence_%s ", name);
+    metrics_ms(out, ms);
+    buffer_text(out, "\n");
+}
+
+/* Appends one counter. */
+static void metrics_counter(struct buffer *out, const char *name, const char *help, uint64_t value)
+{
+    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s counter\n", name, help, name);
+    buffer_print(out, "presence_%s %" PRIu64 "\n", name, value);
+}
+
+/* [worker] Appends what a node of a cluster has beside the rest. */
+static void metrics_cluster(struct buffer *out, struct server *server, struct instant now)
+{
+    struct cluster_stats c;
+    int state = atomic_load(&server->node_state);
+    cluster_stats(server, now, &c);
+    metrics_gauge(out, "cluster_state",
+                  "2 with the users of all nodes, 1 while it joins them, 0 alone",
+                  state == NODE_SETTLED                               ? 2
+                  : state == NODE_JOINING || state == NODE_INSTALLING ? 1
+                                                                      : 0);
+    metrics_gauge(out, "cluster_nodes", "nodes that live, as far as this one knows",
+                  (int64_t)c.living);
+    metrics_gauge(out, "cluster_own_users", "users online by this node, by others too or not",
+                  (int64_t)c.own_users);
+    metrics_gauge(out, "cluster_remote_users", "users online by other nodes alone",
+                  (int64_t)c.remote_users);
+    metrics_gauge(out, "cluster_own_connections", "WebSocket connections of users to this node",
+                  (int64_t)c.own_connections);
+    metrics_gauge(out, "cluster_remote_connections", "those to other nodes",
+                  (int64_t)c.remote_connections);
+    metrics_seconds(out, "cluster_log_delay_seconds",
+                    "from the time of the last entry read to when it was applied", c.delay);
+    metrics_seconds(out, "cluster_log_delay_max_seconds",
+                    "the longest such time of the last one to two minutes", c.delay_most);
+    metrics_seconds(out, "cluster_clock_offset_seconds",
+                    "the engine's clock minus that of this machine",
+                    atomic_load(&server->clock_apart));
+#define X(field, metric, help) metrics_counter(out, metric, help, c.count.field);
+    CLUSTER_COUNTER_TABLE(X)
+#undef X
+    free(c.rows);
+}
+
+/* Appends how many upgrades were refused, by the code of the error; those that were. */
+static void metrics_refusals(struct buffer *out, const struct server *server)
+{
+    static const char name[] = "presence_upgrades_refused_by_reason_total";
+    buffer_print(out, "# HELP %s upgrades refused, by the code of the error\n", name);
+    buffer_print(out, "# TYPE %s counter\n", name);
+    for (int i = 0; i < ERROR_COUNT; i++) {
+        uint64_t count = atomic_load(&server->refusals[i]);
+        if (count)
+            buffer_print(out, "%s{reason=\"%s\"} %" PRIu64 "\n", name, ERRORS[i].code, count);
+    }
+}
+
+/* Appends a text as the value of a label: a quote, a backslash and a line end are escaped. */
+static void metrics_label(struct buffer *out, const char *text)
+{
+    for (; *text; text++) switch (*text) {
+        case '\n': buffer_text(out, "\\n"); break;
+        case '"':
+        case '\\': buffer_text(out, "\\"); /* fall through */
+        default: buffer_add(out, text, 1);
+        }
+}
+
+/* [worker] Appends when each certificate in use ends: by its place and by its first name, which two
+ * may share that differ in the kind of their key. */
+static void metrics_certificates(struct buffer *out, struct server *server)
+{
+    static const char metric[] = "presence_certificate_not_after_seconds";
+    if (!server->options.tls_listen.count) return;
+    struct tls_config *config = tls_config_take(&server->tls);
+    metrics_head(out, metric, "when a certificate in use ends, in seconds since 1970", "gauge");
+    for (size_t i = 0; i < config->count; i++) {
+        const mbedtls_x509_crt *cert = &config->pairs[i].chain;
+        struct buffer names = {0};
+        tls_write_names(&names, cert);
+        /* They are JSON strings with commas between; no name of a host has a quote. */
+        size_t len = 0;
+        while (len + 1 < names.len && names.at[len + 1] != '"') len++;
+        char *name = mem_copy_text(names.len ? names.at + 1 : "", len);
+        buffer_print(out, "%s{certificate=\"%zu\",name=\"", metric, i);
+        metrics_label(out, name);
+        buffer_print(out, "\"} %" PRId64 "\n", tls_wall_time(&cert->valid_to) / 1000);
+        free(name);
+        buffer_free(&names);
+    }
+    tls_config_drop(config);
+}
+
+/* [worker] Appends a histogram: buckets with those below them, up to all. Buckets are read before
+ * the sum, and each is written once, so that none is less than the one before it. */
+static void metrics_histogram(struct buffer *out, struct histogram *h,
+                              const struct histogram_row *row)
+{
+    uint64_t count = 0;
+    metrics_head(out, row->metric, row->help, "histogram");
+    for (int i = 0; i <= HISTOGRAM_BOUNDS; i++) {
+        count += atomic_load(&h->buckets[i]);
+        buffer_print(out, "%s_bucket{le=\"", row->metric);
+        if (i == HISTOGRAM_BOUNDS) buffer_text(out, "+Inf");
+        else buffer_print(out, "%g", (double)row->bounds[i] / 1000);
+        buffer_print(out, "\"} %" PRIu64 "\n", count);
+    }
+    buffer_print(out, "%s_sum ", row->metric);
+    metrics_ms(out, (int64_t)atomic_load(&h->sum));
+    buffer_print(out, "\n%s_count %" PRIu64 "\n", row->metric, count);
+}
+
+/* How many descriptors the process has open. Linux 6.2 and later tell at once; before, the names
+ * are counted, which takes a worker some 30 ms for 100,000. 0 where /proc cannot be read. */
+static int64_t process_open_fds(void)
+{
+    struct stat info;
+    if (!stat("/proc/self/fd", &info) && info.st_size) return info.st_size;
+    DIR *dir = opendir("/proc/self/fd");
+    int64_t count = dir ? -3 : 0; /* not . and .., nor the one for reading */
+    while (dir && readdir(dir)) count++;
+    if (dir) closedir(dir);
+    return count;
+}
+
+/* [any] Gathers all gauges, those of the table under its lock. */
+static void server_gauges(struct server *server, struct instant now, struct gauges *g)
+{
+    struct totals t;
+    struct timespec cpu = {0};
+    struct rlimit fds = {0};
+    api_totals(server, now, &t);
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &cpu);
+    getrlimit(RLIMIT_NOFILE, &fds);
+    *g = (struct gauges){
+        .users_live = (int64_t)t.live,
+        .users_cached = (int64_t)t.cached,
+        .connections = (int64_t)t.connections,
+        .streams = t.streams,
+        .watching = t.watching,
+        .connections_limit = server->max_connections,
+        .pending = t.pending,
+        .request_memory = t.held,
+        .resident = t.resident,
+        .store_writable = t.store.writable,
+        .store_readable = t.store.readable,
+        .store_used = (int64_t)t.store.used_bytes,
+        .store_oldest_reader = t.store.oldest_reader_ms / 1000,
+        .landlock = server->landlock,
+        .webhook_pending = (int64_t)t.store.outbox,
+        .untimely = (int64_t)tls_untimely(&server->tls),
+        .uptime = t.uptime_ms / 1000,
+        .started = server->started.mono + now.offset,
+        .cpu = (int64_t)cpu.tv_sec * 1000 + cpu.tv_nsec / 1000000,
+        .resident_too = t.resident,
+        .open_fds = process_open_fds(),
+        .max_fds = (int64_t)fds.rlim_cur,
+    };
+}
+
+/* [worker] GET /metrics: Prometheus text format 0.0.4. */
+static enum error api_metrics(struct server *server, const struct http_request *request,
+                              struct http_response *response)
+{
+    struct gauges gauges;
+    struct buffer *out = &response->body;
+    server_gauges(server, request->now, &gauges);
+    response->status = 200;
+    response->type = "text/plain; version=0.0.4; charset=utf-8";
+    metrics_head(out, "presence_build_info", "1, with the versions of what it is made of", "gauge");
+    buffer_print(out, "presence_build_info{version=\"%s\",mbedtls=\"%s\",lmdb=\"%d.%d.%d\"} 1\n",
+                 PRESENCE_VERSION, MBEDTLS_VERSION_STRING, MDB_VERSION_MAJOR, MDB_VERSION_MINOR,
+                 MDB_VERSION_PATCH);
+    for (const struct gauge_row *row = GAUGES; row < GAUGES + GAUGE_COUNT; row++) {
+        int64_t value = *(const int64_t *)((const char *)&gauges + row->offset);
+        metrics_head(out, row->metric, row->help, row->kind == GAUGE_CPU ? "counter" : "gauge");
+        buffer_print(out, "%s ", row->metric);
+        if (row->kind == GAUGE_VALUE) buffer_print(out, "%" PRId64, value);
+        else metrics_ms(out, value);
+        buffer_text(out, "\n");
+    }
+    metrics_certificates(out, server);
+#define X(field, metric, help)                                                                     \
+    metrics_counter(out, metric, help, atomic_load(&server->counters.field));
+    COUNTER_TABLE(X)
+#undef X
+    metrics_refusals(out, server);
+    for (int i = 0; i < HISTOGRAM_COUNT; i++)
+        metrics_histogram(out, &server->histograms[i], &HISTOGRAMS[i]);
+    if (server->clustered) metrics_cluster(out, server, request->now);
+    return ERROR_NONE;
+}
+
+/* A record of the log that grows to its full length before it is written. */
+struct log_list {
+    struct log *log;
+    const char *title;
+    char text[LOG_LINE_MAX / 2];
+};
+
+/* [main] Adds one name and value; what has no room any more begins another record. */
+static void log_list_add(struct log_list *list, const char *name, const char *value)
+{
+    size_t len = strlen(list->text);
+    if (len && len + strlen(name) + strlen(value) + 2 >= sizeof list->text) {
+        log_write(list->log, LOG_INFO, list->text);
+        len = 0;
+    }
+    if (!len) len = (size_t)snprintf(list->text, sizeof list->text, "%s:", list->title);
+    snprintf(list->text + len, sizeof list->text - len, " %s=%s", name, value);
+}
+
+/* [main] Writes what is left, and begins a list of something else; NULL ends it. */
+static void log_list_next(struct log_list *list, const char *title)
+{
+    if (*list->text) log_write(list->log, LOG_INFO, list->text);
+    *list->text = 0;
+    list->title = title;
+}
+
+/* [main] SIGUSR2: writes limits, gauges and counters into the log, for whoever has a shell and no
+ * admin's token. Counters that are 0 are left out. */
+static void server_tell(struct server *server)
+{
+    struct gauges gauges;
+    struct log_list list = {.log = &server->log, .title = "limits"};
+    char text[32];
+    server_gauges(server, server_now(server), &gauges);
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
+        const struct option_row *row = &OPTIONS[i];
+        int64_t n = *(const int64_t *)((const char *)&server->options + row->offset);
+        if (row->type == OPTION_COUNT || row->type == OPTION_SIZE || row->type == OPTION_DURATION)
+            log_list_add(&list, row->name, option_bound(row, n, text));
+    }
+    log_list_next(&list, "now");
+    for (const struct gauge_row *row = GAUGES; row < GAUGES + GAUGE_COUNT; row++) {
+        int64_t n = *(const int64_t *)((const char *)&gauges + row->offset);
+        snprintf(text, sizeof text, "%" PRId64, row->kind == GAUGE_VALUE ? n : n / 1000);
+        log_list_add(&list, row->metric, text);
+    }
+    log_list_next(&list, "counters");
+#define X(field, metric, help)                                                                     \
+    snprintf(text, sizeof text, "%" PRIu64, atomic_load(&server->counters.field));                 \
+    if (strcmp(text, "0")) log_list_add(&list, metric, text);
+    COUNTER_TABLE(X)
+#undef X
+    log_list_next(&list, NULL);
+}
+
+/* ==== 65. API: who may ==========================================================================
+ * Tokens, passwords and logins of admins: who may send a request. Every route names whom it is for
+ * (enum access), and api_answer or upgrade_request ask here before anything else is done.
+ *
+ * Three things prove something: a token signed with one of the operator's keys, an admin's
+ * session, and nothing at all, where the configuration asks for nothing. A cookie is sent by a
+ * browser whatever page asks it to, so it counts only where no other site's page can have sent the
+ * request (request_is_own, request_is_crossed).
+ *
+ * Secrets are compared in constant time (Passwords, Tokens), and wiped where they were copied. */
+
 /* Whom a path is for, where tokens are asked for; auth_allows has the rules. */
 enum access {
     ACCESS_ANYONE,
@@ -25578,17 +25994,6 @@ enum access {
     ACCESS_ALL,     /* who may see everybody */
     ACCESS_ADMIN,
 };
-
-/* ==== 63. API: who may ==========================================================================
- * Tokens, passwords and logins of admins: who may send a request. Every route names whom it is for
- * (enum access), and api_answer or upgrade_request ask here before anything else is done.
- *
- * Three things prove something: a token signed with one of the operator's keys, an admin's
- * session, and nothing at all, where the configuration asks for nothing. A cookie is sent by a
- * browser whatever page asks it to, so it counts only where no other site's page can have sent the
- * request (request_is_own, request_is_crossed).
- *
- * Secrets are compared in constant time (Passwords, Tokens), and wiped where they were copied. */
 
 /* [any] The secrets in use, to be given back with secrets_drop. main replaces them as a whole when
  * keys are read again, so who has them sees one set to the end. */
@@ -25975,7 +26380,7 @@ static enum error api_options(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* ==== 64. Routes ================================================================================
+/* ==== 66. Routes ================================================================================
  * Every path, and the way of a request from it to its answer:
  *
  *     seam_request (CivetWeb)       request_admit: its host, its client, whose page sent it
@@ -26107,7 +26512,7 @@ static void api_answer(struct server *server, const struct route *route, enum er
     if (response->status >= 400) count_one(&server->counters.request_errors);
 }
 
-/* ==== 65. CivetWeb ==============================================================================
+/* ==== 67. CivetWeb ==============================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the
  * connection, an upgrade becomes a grant for the hub. All of it is a worker's. CivetWeb parses and
  * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. For one
@@ -26572,7 +26977,7 @@ static const struct seam_ops SEAM_OPS = {
     .no_memory = mem_die,
 };
 
-/* ==== 66. Sandbox and privileges ================================================================
+/* ==== 68. Sandbox and privileges ================================================================
  * After the start the process can reach its own files and sockets only: --user, which gives up
  * root, and Landlock (landlock(7)), which gives up files, ports and signals. Both are for good and
  * for every thread that starts later, so they come after the addresses are bound and before the
@@ -26620,6 +27025,7 @@ static bool server_become_user(const struct options *options, struct why why)
 /* What Landlock (landlock(7), Linux 5.13) is asked for: its header is not everywhere. */
 enum {
     LANDLOCK_FILES_READ = 1 << 2,   /* read a file */
+    LANDLOCK_FILES_LIST = 1 << 3,   /* read a directory */
     LANDLOCK_FILES_DATA = 0x412e,   /* and write, truncate, make, remove it, read a directory */
     LANDLOCK_ABI_QUERY = 1,         /* landlock_create_ruleset: tell the version */
     LANDLOCK_PATH_BENEATH = 1,      /* the kind of a rule */
@@ -26740,8 +27146,8 @@ static void server_enter_sandbox(struct server *server)
     int ruleset = (int)syscall(SYS_landlock_create_ruleset, &rules, known, 0);
     if (ruleset < 0) return;
     sandbox_allow(ruleset, options->data, rules.files & LANDLOCK_FILES_DATA);
-    /* For /metrics: the memory of the process. */
-    sandbox_allow(ruleset, "/proc/self", LANDLOCK_FILES_READ);
+    /* For /metrics: the memory of the process, and how many descriptors it has. */
+    sandbox_allow(ruleset, "/proc/self", LANDLOCK_FILES_READ | LANDLOCK_FILES_LIST);
     for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) {
         const struct option_list *list = (const void *)((const char *)options + lists[i]);
         for (size_t n = 0; n < list->count; n++) {
@@ -26759,7 +27165,190 @@ static void server_enter_sandbox(struct server *server)
              done ? "sandboxed by Landlock, version %ld" : "Landlock, version %ld, refuses", abi);
 }
 
-/* ==== 67. Start =================================================================================
+/* ==== 69. Addresses to serve on =================================================================
+ * The listening sockets: which there are, whether they may be without keys for tokens, and where
+ * they come from. Either the options name addresses, or a service manager passes sockets, which it
+ * keeps when this process ends: then a new binary takes over, and nobody who connects in between is
+ * refused. All on main, before there are threads. */
+
+/* The listening options, and what their sockets are for. In the order of enum listen_kind, by which
+ * server_announce finds a row. */
+static const struct listen_row {
+    size_t offset;
+    enum listen_kind kind;
+    const char *option, *what;
+} LISTENS[] = {
+    {offsetof(struct options, listen), LISTEN_HTTP, "listen", "http"},
+    {offsetof(struct options, tls_listen), LISTEN_TLS, "tls-listen", "https"},
+    {offsetof(struct options, redirect_listen), LISTEN_REDIRECT, "redirect-listen", "redirect"},
+    {offsetof(struct options, metrics_listen), LISTEN_METRICS, "metrics-listen", "metrics"},
+};
+enum { LISTEN_COUNT = sizeof LISTENS / sizeof *LISTENS };
+
+static const struct option_list *listen_list(const struct options *options,
+                                             const struct listen_row *row)
+{
+    return (const struct option_list *)((const char *)options + row->offset);
+}
+
+/* [main] Refuses to serve more than this machine without keys for tokens: anybody could then be any
+ * user, and an admin. True, too, if --insecure says that it is meant. The metrics and redirect
+ * listeners show and change nothing of users. */
+static bool server_check_addresses(const struct server *server, struct why why)
+{
+    const struct options *options = &server->options;
+    bool keys = options_have_keys(options);
+    for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++) {
+        const struct option_list *list = listen_list(options, row);
+        bool serves = row->kind == LISTEN_HTTP || row->kind == LISTEN_TLS;
+        for (size_t i = 0; i < list->count; i++) {
+            struct sockaddr_storage address;
+            socklen_t len;
+            if (!address_parse(list->at[i], &address, &len)) fatal("an option was not checked");
+            if (!serves || options->insecure || keys || address_is_loopback(&address)) continue;
+            return fail(why,
+                        "--%s: %s is beyond loopback, where anyone could read and write everything;"
+                        " add --jwt-secret-file, listen on 127.0.0.1 or [::1], or add --insecure",
+                        row->option, list->at[i]);
+        }
+    }
+    return true;
+}
+
+/* The first descriptor that a service manager passes (sd_listen_fds(3)). */
+enum { PASSED_FIRST = 3 };
+
+/* [main] Reads what a passed socket is for, by its name in LISTEN_FDNAMES, at *names, which moves
+ * on. False with the reason in why. */
+static bool passed_name(int fd, const char **names, enum listen_kind *kind, struct why why)
+{
+    size_t len = strcspn(*names, ":");
+    const char *name = *names;
+    *names += len + (name[len] == ':');
+    for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++) {
+        if (strlen(row->what) != len || memcmp(row->what, name, len)) continue;
+        *kind = row->kind;
+        return true;
+    }
+    return fail(why,
+                "LISTEN_FDNAMES: '%.*s' of socket %d is none of http, https, redirect, metrics;"
+                " write FileDescriptorName=http into the socket unit",
+                len > 100 ? 100 : (int)len, name, fd);
+}
+
+/* [main] Makes a passed descriptor one of ours; false with the reason in why if it is no listening
+ * TCP socket. Whoever passed it has it, too: it stays open when this process ends, and who connects
+ * meanwhile waits for the next. */
+static bool passed_check(struct listen_socket *listening, struct why why)
+{
+    int fd = listening->fd, type = 0, listens = 0, protocol = 0, on = 1;
+    socklen_t len = sizeof type;
+    if (!getsockopt(fd, SOL_SOCKET, SO_TYPE, &type, &len)) {
+        getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &len);
+        getsockopt(fd, SOL_SOCKET, SO_PROTOCOL, &protocol, &len);
+    }
+    if (type != SOCK_STREAM || !listens || protocol != IPPROTO_TCP)
+        return fail(why,
+                    "LISTEN_FDS: descriptor %d (%s) is no listening TCP socket; write"
+                    " ListenStream=ADDR:PORT into the socket unit, without Accept=yes",
+                    fd, LISTENS[listening->kind].what);
+    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof on); /* see listen_socket_open */
+    len = sizeof listening->address;
+    if (!fcntl(fd, F_SETFD, FD_CLOEXEC) && fcntl(fd, F_SETFL, O_NONBLOCK) >= 0 &&
+        !getsockname(fd, (struct sockaddr *)&listening->address, &len))
+        return true;
+    return fail(why, "LISTEN_FDS: cannot use descriptor %d: %s", fd, strerror(errno));
+}
+
+/* [main] Has the options of one kind say what is passed in place of what they said. */
+static void passed_replace(struct server *server, const struct listen_row *row)
+{
+    struct option_list *list = (struct option_list *)((char *)&server->options + row->offset);
+    const struct option_row *option = option_find(row->option, strlen(row->option));
+    size_t count = 0;
+    for (size_t i = 0; i < server->passed_count; i++) count += server->passed[i].kind == row->kind;
+    if (!count) return;
+    bool initial = list->count == 1 && !strcmp(list->at[0], option->initial);
+    if (list->count && !initial)
+        log_line(&server->log, LOG_WARN,
+                 "--%s has no effect: the service manager passes sockets named %s", row->option,
+                 row->what);
+    for (size_t i = 0; i < list->count; i++) free(list->at[i]);
+    list->at = mem_resize(list->at, count * sizeof *list->at);
+    list->count = 0;
+    for (size_t i = 0; i < server->passed_count; i++) {
+        char text[64];
+        if (server->passed[i].kind != row->kind) continue;
+        address_text(&server->passed[i].address, text, sizeof text);
+        list->at[list->count++] = mem_copy_text(text, strlen(text));
+    }
+}
+
+/* [main] Takes the listening sockets that a service manager passes: LISTEN_FDS of them from
+ * descriptor 3 on, each named http, https, redirect or metrics, if LISTEN_PID is this process. Of a
+ * kind that is passed the option opens nothing. Comes before all that looks at those options. False
+ * with the reason in why. */
+static bool server_take_passed(struct server *server, struct why why)
+{
+    const char *pid = getenv("LISTEN_PID"), *fds = getenv("LISTEN_FDS");
+    const char *names = getenv("LISTEN_FDNAMES");
+    int64_t count;
+    if (!pid || !fds || strtoll(pid, NULL, 10) != getpid()) return true;
+    if (fds[strspn(fds, "0123456789")] || !size_parse(fds, &count) || count > 1000)
+        return fail(why,
+                    "LISTEN_FDS: '%.40s' is no number of sockets; let the service manager set it,"
+                    " or leave it out",
+                    fds);
+    if (!names) names = "";
+    server->passed = mem_new((size_t)count * sizeof *server->passed);
+    for (int64_t i = 0; i < count; i++) {
+        struct listen_socket *listening = &server->passed[server->passed_count++];
+        listening->fd = PASSED_FIRST + (int)i;
+        if (!passed_name(listening->fd, &names, &listening->kind, why) ||
+            !passed_check(listening, why))
+            return false;
+    }
+    for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++)
+        passed_replace(server, row);
+    return true;
+}
+
+/* [main] The i-th passed socket of a kind; false if there is none. */
+static bool passed_take(const struct server *server, enum listen_kind kind, size_t i,
+                        struct listen_socket *out)
+{
+    for (size_t k = 0; k < server->passed_count; k++) {
+        if (server->passed[k].kind != kind || i--) continue;
+        *out = server->passed[k];
+        return true;
+    }
+    return false;
+}
+
+/* [main] Opens the listening sockets; false with the reason in why. What was opened is
+ * server_stop's to close. */
+static bool server_listen(struct server *server, struct why why)
+{
+    size_t count = 0;
+    for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++)
+        count += listen_list(&server->options, row)->count;
+    server->listen_sockets = mem_new(count * sizeof *server->listen_sockets);
+    for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++) {
+        const struct option_list *list = listen_list(&server->options, row);
+        for (size_t i = 0; i < list->count; i++) {
+            struct listen_socket *listening =
+                &server->listen_sockets[server->listen_socket_count++];
+            if (passed_take(server, row->kind, i, listening)) continue;
+            listening->kind = row->kind;
+            if (listen_socket_open(listening, list->at[i])) continue;
+            return fail(why, "--%s: cannot listen on %s: %s; choose another address", row->option,
+                        list->at[i], strerror(errno));
+        }
+    }
+    return true;
+}
+
+/* ==== 70. Start =================================================================================
  * From options to a server that answers, and back: limits, files, threads, signals, an ordered
  * stop. All on main, which owns the certificates, keys and secrets that it replaces on a reload.
  * Nothing here is for a client. Exit status: 0 fine, 1 failed at run time, 2 wrong usage or
@@ -26806,50 +27395,6 @@ static bool server_set_limits(struct server *server, struct why why)
                 "--max-connections: the descriptor limit allows %" PRId64 ", not %" PRId64
                 "; raise 'ulimit -n' or lower it",
                 most, asked);
-}
-
-/* The listening options, and what their sockets are for. In the order of enum listen_kind, by which
- * server_announce finds a row. */
-static const struct listen_row {
-    size_t offset;
-    enum listen_kind kind;
-    const char *option, *what;
-} LISTENS[] = {
-    {offsetof(struct options, listen), LISTEN_HTTP, "listen", "http"},
-    {offsetof(struct options, tls_listen), LISTEN_TLS, "tls-listen", "https"},
-    {offsetof(struct options, redirect_listen), LISTEN_REDIRECT, "redirect-listen", "redirect"},
-    {offsetof(struct options, metrics_listen), LISTEN_METRICS, "metrics-listen", "metrics"},
-};
-enum { LISTEN_COUNT = sizeof LISTENS / sizeof *LISTENS };
-
-static const struct option_list *listen_list(const struct options *options,
-                                             const struct listen_row *row)
-{
-    return (const struct option_list *)((const char *)options + row->offset);
-}
-
-/* [main] Refuses to serve more than this machine without keys for tokens: anybody could then be any
- * user, and an admin. True, too, if --insecure says that it is meant. The metrics and redirect
- * listeners show and change nothing of users. */
-static bool server_check_addresses(const struct server *server, struct why why)
-{
-    const struct options *options = &server->options;
-    bool keys = options_have_keys(options);
-    for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++) {
-        const struct option_list *list = listen_list(options, row);
-        bool serves = row->kind == LISTEN_HTTP || row->kind == LISTEN_TLS;
-        for (size_t i = 0; i < list->count; i++) {
-            struct sockaddr_storage address;
-            socklen_t len;
-            if (!address_parse(list->at[i], &address, &len)) fatal("an option was not checked");
-            if (!serves || options->insecure || keys || address_is_loopback(&address)) continue;
-            return fail(why,
-                        "--%s: %s is beyond loopback, where anyone could read and write everything;"
-                        " add --jwt-secret-file, listen on 127.0.0.1 or [::1], or add --insecure",
-                        row->option, list->at[i]);
-        }
-    }
-    return true;
 }
 
 static void own_pair_paths(const struct options *options, char cert[PATH_MAX], char key[PATH_MAX])
@@ -26979,28 +27524,6 @@ static bool server_sign_itself(struct server *server, struct why why)
     return good;
 }
 
-/* [main] Opens the listening sockets; false with the reason in why. What was opened is
- * server_stop's to close. */
-static bool server_listen(struct server *server, struct why why)
-{
-    size_t count = 0;
-    for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++)
-        count += listen_list(&server->options, row)->count;
-    server->listen_sockets = mem_new(count * sizeof *server->listen_sockets);
-    for (const struct listen_row *row = LISTENS; row < LISTENS + LISTEN_COUNT; row++) {
-        const struct option_list *list = listen_list(&server->options, row);
-        for (size_t i = 0; i < list->count; i++) {
-            struct listen_socket *listening =
-                &server->listen_sockets[server->listen_socket_count++];
-            listening->kind = row->kind;
-            if (listen_socket_open(listening, list->at[i])) continue;
-            return fail(why, "--%s: cannot listen on %s: %s; choose another address", row->option,
-                        list->at[i], strerror(errno));
-        }
-    }
-    return true;
-}
-
 /* [main] What the store knows of the server before this one. One that stopped in order said when.
  * One that died may have lived until it would have given its next sign; nobody who was online then
  * is called offline for that time. */
@@ -27064,12 +27587,25 @@ static size_t server_io_threads(void)
     return others > IO_THREADS_MAX ? IO_THREADS_MAX : others;
 }
 
-/* [main] Logs on which addresses the server listens, with the port that the system chose for 0: the
+/* [main] Logs what runs, and on which addresses, with the port that the system chose for 0: the
  * only lines of a start at the default log level, but for a warning when the rules of presence do
- * not fit together. Tests and supervisors wait for them. */
+ * not fit together. Tests and supervisors wait for those of the addresses. Then the service manager
+ * is told the same. */
 static void server_announce(struct server *server)
 {
     const struct options *options = &server->options;
+    struct buffer all = {0};
+    for (size_t i = 0; i < server->listen_socket_count; i++) {
+        char text[64];
+        address_text(&server->listen_sockets[i].address, text, sizeof text);
+        buffer_print(&all, "%s%s (%s)", i ? ", " : "", text,
+                     LISTENS[server->listen_sockets[i].kind].what);
+    }
+    log_line(&server->log, LOG_INFO,
+             "presence " PRESENCE_VERSION ": data in %.200s; %s; serves %.*s", options->data,
+             options_have_keys(options) ? "everybody needs a token"
+                                        : "open mode, anyone may be any user and an admin",
+             (int)all.len, all.at);
     if (options->threshold < options->ping_interval + options->pong_timeout)
         log_line(&server->log, LOG_WARN,
                  "--online-threshold is below --ping-interval + --pong-timeout: a dead connection"
@@ -27080,6 +27616,10 @@ static void server_announce(struct server *server)
         log_line(&server->log, LOG_INFO, "listening on %s (%s)", text,
                  LISTENS[server->listen_sockets[i].kind].what);
     }
+    char ready[MANAGER_TEXT];
+    snprintf(ready, sizeof ready, "READY=1\nSTATUS=Serves %.*s", (int)all.len, all.at);
+    manager_say(&server->manager, &server->log, ready);
+    buffer_free(&all);
 }
 
 /* [main] Starts the thread of the webhook, if there is one; false with errno set. */
@@ -27253,12 +27793,18 @@ static uint64_t server_stamp(const struct options *options)
  * change nothing: the log says which stay in use. */
 static void server_reload(struct server *server, bool keys)
 {
+    const struct options *options = &server->options;
+    struct log *log = &server->log;
     char err[WHY_MAX];
-    if (keys && !server_read_secrets(server, false, WHY(err)))
-        log_line(&server->log, LOG_ERROR, "%s; the old keys stay in use", err);
-    if (keys && webhook_wanted(&server->webhook) &&
-        !webhook_read_secret(&server->webhook, false, WHY(err)))
-        log_line(&server->log, LOG_ERROR, "%s; the old secret stays in use", err);
+    bool good = keys && server_read_secrets(server, false, WHY(err));
+    if (keys && !good) log_line(log, LOG_ERROR, "%s; the old keys stay in use", err);
+    if (good && options_have_keys(options)) log_line(log, LOG_INFO, "keys for tokens read again");
+    if (good && *options->admin_password_file)
+        log_line(log, LOG_INFO, "the admin's password read again");
+    good = keys && webhook_wanted(&server->webhook);
+    if (good && webhook_read_secret(&server->webhook, false, WHY(err)))
+        log_line(log, LOG_INFO, "the webhook's secret read again");
+    else if (good) log_line(log, LOG_ERROR, "%s; the old secret stays in use", err);
     if (!server->options.tls_listen.count) return;
     if (server_read_certificates(server, WHY(err))) {
         count_one(&server->counters.tls_reloads);
@@ -27269,23 +27815,32 @@ static void server_reload(struct server *server, bool keys)
 }
 
 /* [main] Waits for SIGTERM or SIGINT, which every thread has blocked; the next one ends the process
- * at once. Meanwhile SIGHUP, or a change of their files, has the certificates read again. A change
- * is obeyed when it looks the same at two looks in a row, so that files which are being written are
- * not read half. */
+ * at once. Meanwhile SIGHUP, or a change of their files, has the certificates read again, and
+ * SIGUSR2 has limits and counters told. A change is obeyed when it looks the same at two looks in a
+ * row, so that files which are being written are not read half. */
 static void server_wait(struct server *server, const sigset_t *signals)
 {
     uint64_t used = server_stamp(&server->options), seen = used;
     const struct timespec wait = {.tv_sec = server->options.tls_cert.count ? FILES_LOOK_S : 3600};
     for (;;) {
-        int signal = sigtimedwait(signals, NULL, &wait);
-        if (signal == SIGTERM || signal == SIGINT) break;
+        int number = sigtimedwait(signals, NULL, &wait);
+        if (number == SIGTERM || number == SIGINT) {
+            log_line(&server->log, LOG_INFO, "stopping by %s; %" PRId64 " clients to be told",
+                     number == SIGTERM ? "SIGTERM" : "SIGINT", atomic_load(&server->connections));
+            break;
+        }
+        if (number == SIGUSR2) server_tell(server);
         uint64_t stamp = server_stamp(&server->options);
         bool settled = stamp != used && stamp == seen;
         seen = stamp;
-        if (signal != SIGHUP && !settled) continue;
+        if (number != SIGHUP && !settled) continue;
         used = stamp;
-        server_reload(server, signal == SIGHUP);
+        manager_say_reloading(&server->manager, &server->log);
+        server_reload(server, number == SIGHUP);
+        manager_say(&server->manager, &server->log, "READY=1");
     }
+    manager_say(&server->manager, &server->log, "STOPPING=1\nSTATUS=Stopping");
+    signal(SIGHUP, SIG_IGN); /* a terminal that closes does not cut the stop short */
     /* From here on a second signal is not waited for: the operator has seen the first and is not
      * content. */
     struct sigaction action = {.sa_handler = stop_now};
@@ -27326,6 +27881,7 @@ static bool server_stop(struct server *server)
     struct job stop = {.run = hub_stop}, end = {.run = hub_quit};
     bool written = true;
     server->stop_by = clock_mono_ms() + STOP_MS;
+    server->ask_by = clock_mono_ms() + LISTENER_LAST_MS;
     atomic_store(&server->stopping, true);
     webhook_stop(&server->webhook);
     if (server->seam) {
@@ -27372,6 +27928,7 @@ static int server_serve(struct server *server)
     sigaddset(&signals, SIGTERM);
     sigaddset(&signals, SIGINT);
     sigaddset(&signals, SIGHUP);
+    sigaddset(&signals, SIGUSR2); /* ignored, but while it is blocked it can be waited for */
     pthread_sigmask(SIG_BLOCK, &signals, NULL); /* inherited by every thread */
     bool started = server_start(server, WHY(err));
     if (started) {
@@ -27385,11 +27942,14 @@ static int server_serve(struct server *server)
                         "--cluster: a presence with a copy of the store in %s is in the cluster"
                         " already; give this one an empty --data",
                         server->options.data);
-    if (written) return 0;
+    if (written) {
+        log_line(&server->log, LOG_INFO, "stopped; all changes are written");
+        return 0;
+    }
     return complain(1, "the last changes could not be written to %s", server->options.data);
 }
 
-/* ==== 68. Main ==================================================================================
+/* ==== 71. Main ==================================================================================
  * Commands that do one thing and end, and main, which reads the options and chooses. A command
  * writes what it was asked for to stdout, and one line to stderr if it fails. */
 
@@ -27399,6 +27959,142 @@ static void print_version(void)
            "\nCivetWeb %s, hiredis %d.%d.%d, LMDB %d.%d.%d, Mbed TLS %s\n",
            seam_version(), HIREDIS_MAJOR, HIREDIS_MINOR, HIREDIS_PATCH, MDB_VERSION_MAJOR,
            MDB_VERSION_MINOR, MDB_VERSION_PATCH, MBEDTLS_VERSION_STRING);
+}
+
+/* What may stand behind an option, as far as a shell can know. */
+enum offer { OFFER_NOTHING, OFFER_FILES, OFFER_DIRECTORIES, OFFER_WORDS };
+
+/* [main] By the argument that the tables name; OFFER_WORDS with the words, separated by blanks. */
+static enum offer completion_offer(const char *argument, const char **words)
+{
+    static const struct {
+        const char *argument;
+        enum offer offer;
+        const char *words;
+    } offers[] = {
+        {"FILE", OFFER_FILES, ""},
+        {"[KID=]FILE", OFFER_FILES, ""},
+        {"DIR", OFFER_DIRECTORIES, ""},
+        {"LEVEL", OFFER_WORDS, "error warn info debug"},
+        {"FORMAT", OFFER_WORDS, "logfmt json"},
+        {"SHELL", OFFER_WORDS, "bash zsh fish"},
+    };
+    for (size_t i = 0; i < sizeof offers / sizeof *offers; i++) {
+        if (strcmp(argument, offers[i].argument)) continue;
+        *words = offers[i].words;
+        return offers[i].offer;
+    }
+    return OFFER_NOTHING;
+}
+
+/* Prints a text inside single quotes of a shell, with these characters behind a backslash. */
+static void completion_quote(const char *text, const char *special)
+{
+    for (; *text; text++) {
+        if (strchr(special, *text)) putchar('\\');
+        if (*text == '\'') fputs("'\\''", stdout);
+        else putchar(*text);
+    }
+}
+
+/* [main] One option or command, as each of the shells wants it. bash has the names in one list, so
+ * here it gets only the case of the values, if they can be known. */
+static void completion_bash(const char *name, const char *argument, const char *help)
+{
+    const char *words = "";
+    enum offer offer = completion_offer(argument, &words);
+    (void)help;
+    if (!*argument) return;
+    printf("    --%s) ", name);
+    if (offer == OFFER_FILES) printf("compopt -o filenames; COMPREPLY=($(compgen -f -- \"$cur\"))");
+    if (offer == OFFER_DIRECTORIES)
+        printf("compopt -o filenames; COMPREPLY=($(compgen -d -- \"$cur\"))");
+    if (offer == OFFER_WORDS) printf("COMPREPLY=($(compgen -W '%s' -- \"$cur\"))", words);
+    puts(offer == OFFER_NOTHING ? ": ;;" : " ;;");
+}
+
+/* [main] The same for zsh: brackets and colons mean something in its specifications. */
+static void completion_zsh(const char *name, const char *argument, const char *help)
+{
+    const char *words = "";
+    enum offer offer = completion_offer(argument, &words);
+    printf("    '*--%s%s[", name, *argument ? "=" : "");
+    completion_quote(help, "[]\\");
+    printf("]");
+    if (*argument) {
+        putchar(':');
+        completion_quote(argument, ":\\");
+        if (offer == OFFER_FILES) printf(":_files");
+        else if (offer == OFFER_DIRECTORIES) printf(":_files -/");
+        else if (offer == OFFER_WORDS) printf(":(%s)", words);
+        else printf(": ");
+    }
+    puts("' \\");
+}
+
+/* [main] The same for fish, a command for each. */
+static void completion_fish(const char *name, const char *argument, const char *help)
+{
+    const char *words = "";
+    enum offer offer = completion_offer(argument, &words);
+    printf("complete -c presence -l %s", name);
+    if (offer == OFFER_FILES) printf(" -r -F");
+    else if (offer == OFFER_DIRECTORIES) printf(" -x -a '(__fish_complete_directories)'");
+    else if (offer == OFFER_WORDS) printf(" -x -a '%s'", words);
+    else if (*argument) printf(" -x");
+    printf(" -d '");
+    for (; *help; help++) { /* inside quotes fish knows a backslash before these two */
+        if (strchr("'\\", *help)) putchar('\\');
+        putchar(*help);
+    }
+    puts("'");
+}
+
+/* Calls what prints one for every option and command, and --config, which is in neither table. */
+static void completion_each(void (*print)(const char *, const char *, const char *))
+{
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++)
+        print(OPTIONS[i].name, OPTIONS[i].argument, OPTIONS[i].help);
+    print("config", "FILE", "read a file of the same names, one on a line, without the dashes");
+    for (int i = 1; i < COMMAND_COUNT; i++)
+        print(COMMANDS[i].name, COMMANDS[i].argument, COMMANDS[i].help);
+}
+
+static void completion_name(const char *name, const char *argument, const char *help)
+{
+    (void)argument, (void)help;
+    printf(" --%s", name);
+}
+
+/* [main] Runs --completion; returns the exit status. What is one word to us, --name=value, is three
+ * to bash. */
+static int command_completion(const char *shell)
+{
+    if (!strcmp(shell, "bash")) {
+        puts("# bash completion for presence(1), by presence --completion bash\n"
+             "_presence()\n{\n"
+             "    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}\n"
+             "    if [ \"$cur\" = = ]; then cur=; fi\n"
+             "    if [ \"$prev\" = = ]; then prev=${COMP_WORDS[COMP_CWORD-2]}; fi\n"
+             "    COMPREPLY=()\n"
+             "    case $prev in");
+        completion_each(completion_bash);
+        printf("    *) COMPREPLY=($(compgen -W '");
+        completion_each(completion_name);
+        puts("' -- \"$cur\")) ;;\n    esac\n}\ncomplete -F _presence presence");
+    } else if (!strcmp(shell, "zsh")) {
+        puts("#compdef presence\n# zsh completion for presence(1), by presence --completion zsh\n"
+             "_arguments \\");
+        completion_each(completion_zsh);
+        puts("    && return 0");
+    } else if (!strcmp(shell, "fish")) {
+        puts("# fish completion for presence(1), by presence --completion fish\n"
+             "complete -c presence -f");
+        completion_each(completion_fish);
+    } else {
+        return complain(2, "--completion: there is none for %.40s; write bash, zsh or fish", shell);
+    }
+    return 0;
 }
 
 /* Runs --restore from a file or, for "-", stdin; returns the exit status. */
@@ -27507,6 +28203,7 @@ static int run_command(struct server *server, const struct command_line *line)
     case COMMAND_MINT_TOKEN: return command_mint(&server->options, line->file);
     case COMMAND_HASH_PASSWORD: return command_hash_password();
     case COMMAND_CHECK_STORE: return store_command_check(dir, stdout, stderr);
+    case COMMAND_COMPLETION: return command_completion(line->file);
     case COMMAND_LICENSES: return fwrite(LICENSES, 1, sizeof LICENSES - 1, stdout) ? 0 : 1;
     case COMMAND_VERSION: print_version(); return 0;
     case COMMAND_HELP: options_print_help(stdout); return 0;
@@ -27514,7 +28211,8 @@ static int run_command(struct server *server, const struct command_line *line)
     }
     /* Before anything slow: SIGHUP may come from the first moment on, and must not end the process.
      */
-    if (line->command != COMMAND_CHECK_CONFIG) server_ignore_signals();
+    bool serves = line->command != COMMAND_CHECK_CONFIG;
+    if (serves) server_ignore_signals();
     seam_mem_use();
     bool good = psa_crypto_init() == PSA_SUCCESS;
     good = good &&
@@ -27522,7 +28220,11 @@ static int run_command(struct server *server, const struct command_line *line)
     if (!good) return complain(1, "Mbed TLS cannot start");
     server_read_ranges(server);
     address_table_init(&server->addresses);
-    good = server_set_limits(server, WHY(err)) && server_check_addresses(server, WHY(err)) &&
+    server->manager.fd = -1;
+    good = !serves ||
+           (manager_init(&server->manager, WHY(err)) && server_take_passed(server, WHY(err)));
+    good = good && server_set_limits(server, WHY(err)) &&
+           server_check_addresses(server, WHY(err)) &&
            server_read_secrets(server, true, WHY(err)) &&
            server_check_user(&server->options, WHY(err)) && server_check_tls(server, WHY(err)) &&
            webhook_init(&server->webhook, &server->options, WHY(err)) &&
@@ -27537,6 +28239,8 @@ static int run_command(struct server *server, const struct command_line *line)
     session_keys_free(&server->sessions);
     address_table_free(&server->addresses);
     free(server->trusted);
+    free(server->passed);
+    if (server->manager.fd >= 0) close(server->manager.fd);
     tls_shared_free(&server->tls);
     mbedtls_psa_crypto_free();
     return status;

@@ -34,12 +34,57 @@ EVEREST="-I$SRC/mbedtls/3rdparty/everest/library -I$SRC/mbedtls/3rdparty/everest
 WORDS="-minline-all-stringops -mmemcpy-strategy=loop:64:noalign,libcall:-1:noalign
     -mmemset-strategy=loop:64:noalign,libcall:-1:noalign"
 
+# Sets TRIPLET, what Debian calls the compiler of an architecture.
+target() {
+    case $1 in
+    amd64) TRIPLET=x86-64-linux-gnu ;;
+    arm64) TRIPLET=aarch64-linux-gnu ;;
+    armhf) TRIPLET=arm-linux-gnueabihf ;;
+    *) die "no such architecture: $1; there are amd64, arm64 and armhf" ;;
+    esac
+}
+
+# Compiles musl for another architecture ($1), from Debian's source; its musl-gcc is the compiler
+# then. Its folder is in the specs of that, hence the key.
+cross_musl() {
+    local into=$PWD/build/cross/musl-$1 arch=$1 key
+    target "$arch"
+    key=$({ echo "$PWD" && cat vendor/package/lock && "$TRIPLET-gcc" --version; } | hash_stdin)
+    [ "$(cat "$into/key" 2>/dev/null)" != "$key" ] || return 0
+    vendor/fetch.sh vendor/package/lock build/vendor/cross
+    rm -rf "$into" "$into.build"
+    mkdir -p "$into.build"
+    (
+        cd "$into.build"
+        CC=$TRIPLET-gcc CROSS_COMPILE=$TRIPLET- CFLAGS=-fPIC \
+            ../../vendor/cross/musl/configure --target="$TRIPLET" --prefix="$into" \
+            --disable-shared --enable-wrapper=gcc
+        make -s -j "$JOBS" install
+    ) >"$into.log" 2>&1 || die "musl does not compile for $arch, see $into.log"
+    rm -rf "$into.build"
+    echo "$key" >"$into/key"
+}
+
 # Sets CC, CFLAGS (all code), OURS (our code only), NUMBERS (Mbed TLS's arithmetic), LDFLAGS and KEY
 # for a variant.
 variant() {
     OURS=
     NUMBERS=
+    AR="ar"
+    KERNEL=$GEN/kernel
     case $1 in
+    release-*)
+        cross_musl "${1#release-}"
+        variant release
+        KERNEL=$GEN/kernel-${1#release-}
+        CFLAGS=${CFLAGS/$GEN\/kernel /$KERNEL }
+        NUMBERS=
+        CC=build/cross/musl-${1#release-}/bin/musl-gcc
+        AR=$TRIPLET-ar
+        link_headers "/usr/$TRIPLET/include" "/usr/$TRIPLET/include/asm"
+        variant_key
+        return
+        ;;
     release)
         CC=musl-gcc
         CFLAGS="-O2 -fPIE -fstack-protector-strong -ffunction-sections -fdata-sections
@@ -78,6 +123,11 @@ variant() {
     *) die "no such variant: $1" ;;
     esac
     CFLAGS="$CFLAGS $SAME $DEFINES"
+    variant_key
+}
+
+# Sets KEY: by what decides what the embedded libraries become.
+variant_key() {
     KEY=$({
         echo "$CC $CFLAGS $EVEREST $NUMBERS"
         uname -m
@@ -94,7 +144,7 @@ compile_in_place() {
 
 # Prints the folder that holds musl's start files and library.
 musl_dir() {
-    musl-gcc -v -E -x c /dev/null 2>&1 | sed -n 's|^Reading specs from \(.*\)/[^/]*$|\1|p'
+    "$CC" -v -E -x c /dev/null 2>&1 | sed -n 's|^Reading specs from \(.*\)/[^/]*$|\1|p'
 }
 
 # Links objects ($2...) into $1. The released program is static and position-independent: musl-gcc
@@ -102,7 +152,7 @@ musl_dir() {
 link() {
     local out=$1 dir
     shift
-    if [ "$CC" != musl-gcc ]; then
+    if [[ $CC != *musl-gcc ]]; then
         # shellcheck disable=SC2086
         "$CC" $CFLAGS $LDFLAGS "$@" -o "$out.tmp"
     else
@@ -145,7 +195,7 @@ vendor_library() {
                     PWD=/proc/self/cwd $CC $FLAGS $more -c "$file" -o "$DIR/${name%.c}.o"
                 done' - ||
         die "the embedded libraries do not compile"
-    ar rcsD "$LIBRARY.tmp" "$dir"/*.o
+    "$AR" rcsD "$LIBRARY.tmp" "$dir"/*.o
     mkdir -p "$CACHE/objects"
     find "$CACHE/objects" -type f -mtime +30 -delete
     cp "$LIBRARY.tmp" "$cached.$$"
@@ -274,14 +324,20 @@ generate_licenses() {
     echo '0};'
 }
 
-# Gives musl the kernel's own headers (linux/, asm/), which Debian's musl leaves out.
+# Gives musl the kernel's own headers (linux/, asm/), which Debian's musl leaves out: $1 where they
+# are, $2 where asm is.
+link_headers() {
+    mkdir -p "$KERNEL"
+    ln -sfn "$1/linux" "$KERNEL/linux"
+    ln -sfn "$1/asm-generic" "$KERNEL/asm-generic"
+    ln -sfn "$2" "$KERNEL/asm"
+}
+
+# The same for this machine.
 link_kernel_headers() {
     local multiarch
     multiarch=$(gcc -print-multiarch 2>/dev/null || true)
-    mkdir -p $GEN/kernel
-    ln -sfn /usr/include/linux $GEN/kernel/linux
-    ln -sfn /usr/include/asm-generic $GEN/kernel/asm-generic
-    ln -sfn "/usr/include/${multiarch:+$multiarch/}asm" $GEN/kernel/asm
+    KERNEL=$GEN/kernel link_headers /usr/include "/usr/include/${multiarch:+$multiarch/}asm"
 }
 
 # Fetches the embedded sources and writes everything in build/gen.

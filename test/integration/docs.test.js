@@ -213,8 +213,8 @@ const CHECKS = {
 
   'presence.1 has the names of the environment and no others': ({ source, manual }) => {
     const names = options(source).map(({ name }) => `PRESENCE_${name.toUpperCase().replaceAll('-', '_')}`);
-    const extra = [...source.matchAll(/"([A-Z_]+)"\);\n *value = getenv\(name\)/g)].map((match) => match[1]);
-    const listed = [...section(manual, 'ENVIRONMENT').matchAll(/^\.It Ev (\S+)/gm)].map((match) => match[1]);
+    const extra = [...source.matchAll(/"([A-Z_]+)"\);\n *value = getenv\(name\)|getenv\("([A-Z_]+)"\)/g)].map((match) => match[1] || match[2]);
+    const listed = [...section(manual, 'ENVIRONMENT').matchAll(/^\.It Ev (.*)/gm)].flatMap((match) => match[1].split(' , '));
     return differ(listed, ['PRESENCE_NAME', ...extra]).concat([...manual.matchAll(/\bEv (\S+)/g)].map((match) => match[1])
       .filter((name) => !['PRESENCE_NAME', ...extra, ...names].includes(name)).map((name) => `does not exist: ${name}`));
   },
@@ -287,6 +287,13 @@ const CHECKS = {
     ['COUNTER_TABLE', 'CLUSTER_COUNTER_TABLE'].flatMap((name) => table(source, name))
       .map(([field, metric, text]) => `${field} ${metric}: ${text}`),
   ),
+
+  'every gauge and histogram is in presence-protocol.7': ({ source, protocol }) => {
+    const found = items(section(protocol, 'METRICS'), /^\.It Va (\w+)$/gm).map(([match, text]) => `${match[1]}: ${text.trim().split('\n')[0]}`);
+    return table(source, 'GAUGE_TABLE').map(([, , metric, text]) => `${metric}: ${text}`)
+      .concat(table(source, 'HISTOGRAM_TABLE').map(([, metric, text]) => `${metric}: ${text}`))
+      .filter((one) => !found.includes(one)).map((one) => `not documented: ${one}`);
+  },
 
   'every message is in presence-protocol.7': ({ source, protocol }) => {
     const text = section(protocol, 'WEBSOCKET');
@@ -382,6 +389,9 @@ const BREAKS = [
   ['every counter is in presence-protocol.7', 'protocol', 'presence_kicks_total Pq', 'presence_kicked_total Pq'],
   ['every counter is in presence-protocol.7', 'protocol', 'presence_cluster_joins_total Pq', 'presence_cluster_joined_total Pq'],
   ['every counter is in presence-protocol.7', 'source', 'X(kicks, "kicks_total"', 'X(kicks, "kicked_total"'],
+  ['every gauge and histogram is in presence-protocol.7', 'protocol', '.It Va process_max_fds', '.It Va process_most_fds'],
+  ['every gauge and histogram is in presence-protocol.7', 'source', 'X(FANOUT, "presence_fanout', 'X(FANOUT, "presence_fan'],
+  ['presence.1 has the names of the environment and no others', 'source', 'getenv("NOTIFY_SOCKET")', 'getenv("NOTICE_SOCKET")'],
   ['every message is in presence-protocol.7', 'protocol', '.It Cm unwatch', '.It Cm unfollow'],
   ['every message is in presence-protocol.7', 'protocol', '.It Cm hello', '.It Cm welcome'],
   ['the limits in presence-protocol.7 are those of the program', 'protocol', 'in at most 64 frames', 'in at most 32 frames'],
@@ -533,9 +543,9 @@ test('docs: /admin/stats and /metrics are in presence-protocol.7', async (t) => 
 
   const metrics = (await request(server, 'GET', '/metrics')).text;
   const kinds = Object.fromEntries([...metrics.matchAll(/^# TYPE (\w+) (\w+)$/gm)].map((match) => [match[1], match[2]]));
-  const [gauges, totals] = section(protocol, 'METRICS').split('.Ss Counters');
+  const [gauges, totals, histograms] = section(protocol, 'METRICS').split(/\.Ss (?:Counters|Histograms)/);
   const listed = (part, kind) => items(part, /^\.It Va (\w+)(?: Pq Va \w+)?$/gm)
     .map(([match, body]) => `${kind} ${match[1]} ${body.trim().split('\n')[0]}`);
-  assert.deepEqual(differ([...listed(gauges, 'gauge'), ...listed(totals, 'counter')],
+  assert.deepEqual(differ([...listed(gauges, 'gauge'), ...listed(totals, 'counter'), ...listed(histograms, 'histogram')],
     [...metrics.matchAll(/^# HELP (\w+) (.*)$/gm)].map((match) => `${kinds[match[1]]} ${match[1]} ${match[2]}`)), []);
 });

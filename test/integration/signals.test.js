@@ -8,15 +8,16 @@ const path = require('node:path');
 const { test, sideBySide, start, run, connect, presence, settled, tempDir, get, until, within, release, slow } = require('./lib');
 
 const number = os.constants.signals;
-const IGNORED = ['SIGPIPE', 'SIGXFSZ', 'SIGUSR1', 'SIGUSR2', 'SIGALRM', 'SIGVTALRM', 'SIGPROF', 'SIGIO', 'SIGPWR',
+const IGNORED = ['SIGPIPE', 'SIGXFSZ', 'SIGUSR1', 'SIGALRM', 'SIGVTALRM', 'SIGPROF', 'SIGIO', 'SIGPWR',
   'SIGSTKFLT', 'SIGCHLD', 'SIGURG', 'SIGWINCH', 'SIGCONT', 'SIGHUP', 36, 40, 50, 64]; // 32 to 35 are libc's own
 const STOPS = ['SIGTERM', 'SIGINT'];
+const TELLS = ['SIGUSR2'];
 const PAUSES = ['SIGTSTP', 'SIGTTIN', 'SIGTTOU', 'SIGSTOP'];
 const ENDS = ['SIGQUIT', 'SIGILL', 'SIGTRAP', 'SIGABRT', 'SIGFPE', 'SIGBUS', 'SIGSEGV', 'SIGSYS', 'SIGXCPU', 'SIGKILL'];
 const quiet = { wrap: ['sh', '-c', 'ulimit -c 0; exec "$@"', 'sh'] };
 
 test('every signal is one of those that are tried here', () => {
-  const known = new Set([...IGNORED, ...STOPS, ...PAUSES, ...ENDS].map((one) => number[one] ?? one));
+  const known = new Set([...IGNORED, ...TELLS, ...STOPS, ...PAUSES, ...ENDS].map((one) => number[one] ?? one));
   const all = Array.from({ length: 31 }, (_, i) => i + 1);
   assert.deepEqual(all.filter((one) => !known.has(one)), []);
 });
@@ -37,6 +38,21 @@ sideBySide(() => {
       await client.ping();
     }
     assert.equal((await presence(server, 'u')).connections, 1);
+  });
+
+  test('SIGUSR2 has limits, gauges and counters told', async (t) => {
+    const told = /level=info msg="(limits|now|counters): /;
+    const server = await start(t, { args: ['--max-watch', '77', '--metrics-listen', '127.0.0.1:0'], listening: 1, allow: [told] });
+    await connect(server, 'u');
+    server.signal('SIGUSR2');
+    await until('the last of it', () => /msg="counters: /.test(server.stderr));
+    const said = new Map([...server.stderr.matchAll(/msg="(?:limits|now|counters): (.*)"$/gm)]
+      .flatMap(([, text]) => text.split(' ').map((pair) => pair.split('='))));
+    assert.deepEqual([said.get('max-watch'), said.get('presence_users_live'), said.get('upgrades_total')], ['77', '1', '1']);
+    const { text } = await get(server.of('metrics')[0], '/metrics', { sockets: server.sockets });
+    const gauges = [...text.matchAll(/^# HELP (\w+) (?:.*)\n# TYPE \1 gauge\n\1 /gm)].map((match) => match[1]);
+    assert.deepEqual(gauges.filter((name) => !said.has(name)), []);
+    assert.ok(gauges.length > 15 && [...said.values()].every((value) => /^\d+(ms|[smhd])?$/.test(value)), [...said].join(' '));
   });
 
   test('nor do they while it starts: SIGHUP waits until there is something to read again', async (t) => {

@@ -73,6 +73,18 @@ test('clients that never answer, and pending ones, do not hold up the stop', asy
   await stopped;
 });
 
+test('who was accepted in the last moment, and asks in the stop, gets an answer', async (t) => {
+  const server = await start(t);
+  const late = [];
+  for (let i = 0; i < 5; i++) late.push(await tcp(server));
+  await until('them to be accepted', async () => (await stats(server)).connections.pending >= late.length);
+  const stopped = server.stop();
+  await until('the stop', () => /msg="stopping by SIGTERM/.test(server.stderr));
+  for (const one of late) one.write('GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n');
+  for (const one of late) assert.equal((await one.response()).status, 200);
+  await stopped;
+});
+
 test('a second signal ends a stop that waits', async (t) => {
   const line = /^presence: stopped at once by a second signal; what was not written yet is lost$/;
   const server = await start(t, { allow: [line] });

@@ -41,7 +41,28 @@ static void log_escapes(void **unused)
     assert_true(log_escape("\x01\x01\x01\x01", out, 16) < 16);
 }
 
+/* What an operator asks for (SIGUSR2) is told whatever the level; all else by it. */
+static void log_tells_what_was_asked_for(void **unused)
+{
+    (void)unused;
+    struct log log = {.level = LOG_ERROR, .lock = PTHREAD_MUTEX_INITIALIZER};
+    char text[256] = "";
+    int ends[2], before = dup(STDERR_FILENO);
+    assert_return_code(pipe(ends), errno);
+    dup2(ends[1], STDERR_FILENO);
+    log_line(&log, LOG_INFO, "passed over");
+    log_write(&log, LOG_INFO, "asked for");
+    dup2(before, STDERR_FILENO);
+    close(before);
+    close(ends[1]);
+    assert_true(read(ends[0], text, sizeof text - 1) > 0);
+    close(ends[0]);
+    assert_non_null(strstr(text, "level=info msg=\"asked for\"\n"));
+    assert_null(strstr(text, "passed over"));
+}
+
 static const struct CMUnitTest LOG_TESTS[] = {
+    cmocka_unit_test(log_tells_what_was_asked_for),
     cmocka_unit_test(log_escapes),
     cmocka_unit_test(log_escapes_whatever_comes),
 };

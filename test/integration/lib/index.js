@@ -53,5 +53,6 @@ module.exports = {
   ...require('./tools'),
   ...require('./clock'),
   ...require('./random'),
+  ...require('./manager'),
   proc: require('./proc'),
 };

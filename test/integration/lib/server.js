@@ -1,6 +1,6 @@
 'use strict';
 // Starts the real binary, waits until it listens, and holds it to a clean end:
-// exit 0, and nothing on stderr but the listening lines.
+// exit 0, and nothing on stderr but what every start and stop says.
 
 const assert = require('node:assert/strict');
 const { spawn } = require('node:child_process');
@@ -17,6 +17,7 @@ const LISTENING = /listening on (\[[^\]]+\]|[\w.]+):(\d+)(?: \((\w+)\))?/;
 const SHORT = /level=warn msg="--online-threshold is below --ping-interval \+ --pong-timeout: /;
 const LOGIN = /level=info msg="(admin logged in|wrong admin password) from [^"]+"$/;
 const REFUSED = /level=info msg="(upgrade|page) refused: /;
+const COURSE = /level=info msg="(presence [^ ]+: data in |stopping by SIG|stopped; all|(keys for tokens|the admin's password|the webhook's secret) read again"$)/;
 
 // Whatever happens to this process, no server outlives it.
 const running = new Set();
@@ -132,7 +133,7 @@ class Server {
 
   /** The stderr lines that no start, login or refused upgrade explains, and nobody allowed. */
   get unexpected() {
-    const allow = [LISTENING, LOGIN, SHORT, REFUSED, ...this.allow];
+    const allow = [LISTENING, LOGIN, SHORT, REFUSED, COURSE, ...this.allow];
     return this.lines.filter((line) => !allow.some((pattern) => pattern.test(line)));
   }
 
