@@ -48,8 +48,8 @@
  *  31. TLS: certificates               which one a client gets; reading, trying, signing
  *  32. Transport                       a socket that never waits, plain or TLS
  *  33. Calling out                     finding a host by its name; TLS as its client
- *  34. Webhooks: the receiver          a connection to the operator's program
- *  35. Webhooks: delivery              batches from the outbox until they are taken
+ *  34. Calling out: requests           one over HTTP, from a name to the end of the answer
+ *  35. Webhooks                        batches from the outbox until they are taken
  *  36. Cluster: engine and node        what hub and engine's thread say; the URL, replies; pure
  *  37. Cluster: the engine             two connections to it, made and lost
  *  38. Cluster: the engine's answers   what follows from each
@@ -12906,54 +12906,46 @@ static bool tls_client_distrusts(const mbedtls_ssl_context *ssl, struct why why)
     return true;
 }
 
-/* ==== 34. Webhooks: the receiver ================================================================
- * One request to the operator's program (--webhook-url), from the look-up of its name to the last
- * byte of its answer, plain or over TLS. All but the look-up runs on the webhook's own thread, on
- * which nobody waits.
+/* ==== 34. Calling out: requests =================================================================
+ * One request over HTTP/1.1 that a thread of ours makes, of the webhook's receiver or of an ACME
+ * server, from the look-up of a name to the last byte of the answer, plain or over TLS. All but the
+ * look-up runs on the thread that asks, on which nobody waits.
  *
- *     webhook_conn_find       the resolver, in a thread of its own      --webhook-timeout
- *     webhook_conn_connect    each address a share of what is left            |
- *     webhook_conn_secure     TLS, if it is https                             |
- *     webhook_conn_write      the request                                     |
- *     webhook_conn_read_head  1xx are passed over                             v
- *     webhook_conn_skip_body  at most WEBHOOK_BODY_MS
+ *     call_find       the resolver, in a thread of its own      the request's time
+ *     call_connect    each address a share of what is left            |
+ *     call_secure     TLS, if it is https                             |
+ *     call_write      the request                                     |
+ *     call_read_head  1xx are passed over                             v
+ *     call_skip_body  at most CALL_BODY_MS; or call_read_body, up to a bound
  *
  * A request has one absolute deadline. It is looked at before every wait and, since who sends
- * without end is never waited for, whenever bytes are taken from the socket: neither a receiver
- * that drips nor one that floods can hold the thread. What went wrong becomes a text for the log
- * and /admin/stats; what follows from it is Webhooks: delivery's. */
+ * without end is never waited for, whenever bytes are taken from the socket: neither a server that
+ * drips nor one that floods can hold the thread. What went wrong becomes a text; what follows from
+ * it is the caller's. */
 
 enum {
-    WEBHOOK_URL_MAX = 2048,
-    WEBHOOK_SECRET_MIN = 16,
-    WEBHOOK_SECRET_MAX = 4096,
-    WEBHOOK_HEAD_MAX = 16384, /* bytes of the head of an answer */
-    WEBHOOK_BODY_MAX = 65536, /* bytes read of its body, to throw them away */
-    WEBHOOK_BODY_MS = 1000,   /* and how long it may take */
-    WEBHOOK_FIRST_MS = 1000,  /* wait after the first failure; it doubles */
-    WEBHOOK_LAST_MS = 300000, /* up to this */
-    WEBHOOK_CLOSE_MS = 20,    /* wait for a transaction under way */
-    WEBHOOK_STOP_MS = 800,    /* at a stop: for an answer under way */
-    WEBHOOK_WHY = 320,        /* bytes of the text of an error */
-    WEBHOOK_SIGNATURE = 96,   /* bytes of the text of a signature */
-    WEBHOOK_GONE = 410,       /* this answer says: never again */
+    CALL_URL_MAX = 2048,
+    CALL_HEAD_MAX = 16384, /* bytes of the head of an answer */
+    CALL_BODY_MAX = 65536, /* bytes read of a body that nobody wants, to throw them away */
+    CALL_BODY_MS = 1000,   /* and how long it may take */
+    CALL_WHY = 320,        /* bytes of the text of an error */
 };
 
 /* A URL to post to (RFC 3986, RFC 9110 section 4.2), taken apart once at the start. */
-struct webhook_url {
+struct call_url {
     bool secure;     /* https */
     bool is_address; /* the host is an IP address */
     uint16_t port;
-    char host[ORIGIN_MAX];            /* without brackets */
-    char origin[ORIGIN_MAX];          /* scheme, host, and the port if it is not the usual one */
-    const char *authority;            /* that without the scheme: for the Host header */
-    char target[WEBHOOK_URL_MAX + 2]; /* path and query */
+    char host[ORIGIN_MAX];         /* without brackets */
+    char origin[ORIGIN_MAX];       /* scheme, host, and the port if it is not the usual one */
+    const char *authority;         /* that without the scheme: for the Host header */
+    char target[CALL_URL_MAX + 2]; /* path and query */
 };
 
 /* [main] Reads a URL; false, with *out undefined, if it is none of http or https, names a user, or
  * has a fragment or a character that a URL cannot have: the target is written into a request as it
  * is. */
-static bool webhook_url_parse(const char *text, struct webhook_url *out)
+static bool call_url_parse(const char *text, struct call_url *out)
 {
     static const char http[] = "http://", https[] = "https://";
     char authority[ORIGIN_MAX];
@@ -12968,7 +12960,7 @@ static bool webhook_url_parse(const char *text, struct webhook_url *out)
     if (!host_parse(authority, out->host, &port) || !host_is_web(out->host) || !port) return false;
     if (!origin_of_host(out->secure, authority, out->origin)) return false;
     text += len;
-    if (strlen(text) > WEBHOOK_URL_MAX) return false;
+    if (strlen(text) > CALL_URL_MAX) return false;
     /* No blank or control character: it would end the request line, or begin another header. */
     for (const char *c = text; *c; c++)
         if (*c <= ' ' || *c >= 0x7f || strchr("#\"<>\\^`{|}", *c)) return false;
@@ -12984,6 +12976,470 @@ static bool webhook_url_parse(const char *text, struct webhook_url *out)
     }
     return true;
 }
+
+/* The head of an answer. */
+struct response_head {
+    size_t size; /* with the empty line at its end */
+    int status;
+    int64_t length; /* Content-Length; -1 when it is not said, or badly */
+    bool chunked;   /* the body is in chunks */
+    bool coded;     /* it is coded in another way */
+};
+
+/* [webhook, acme] Reads the head at the front of an answer (RFC 9112 section 4): 1, or 0 when it is
+ * not all there yet; -1 when what stands there is none, or too long. Of a Content-Length that is no
+ * number nothing is believed. */
+static int response_head_read(const char *at, size_t len, struct response_head *out)
+{
+    static const char version[] = "HTTP/1.";
+    enum { VERSION = sizeof version - 1, LINE = VERSION + 6 }; /* digit, blank, three, and one */
+    if (memcmp(at, version, len < VERSION ? len : VERSION)) return -1;
+    size_t end = http_head_end(at, len < CALL_HEAD_MAX ? len : CALL_HEAD_MAX, 0);
+    if (!end) return len < CALL_HEAD_MAX ? 0 : -1;
+    const char *code = at + VERSION + 2;
+    if (end < LINE || !digit_is(at[VERSION]) || at[VERSION + 1] != ' ') return -1;
+    if (!digit_is(code[0]) || !digit_is(code[1]) || !digit_is(code[2]) || *code == '0') return -1;
+    if (code[3] != ' ' && code[3] != '\r' && code[3] != '\n') return -1;
+    *out = (struct response_head){.size = end, .length = -1};
+    out->status = (code[0] - '0') * 100 + (code[1] - '0') * 10 + (code[2] - '0');
+    for (const char *line = at, *next; line < at + end; line = next) {
+        struct span value;
+        next = (const char *)memchr(line, '\n', (size_t)(at + end - line)) + 1;
+        struct span text = {line, (size_t)(next - 1 - line)};
+        if (http_line_value(text, "Content-Length", &value)) out->length = http_length(value);
+        if (!http_line_value(text, "Transfer-Encoding", &value)) continue;
+        out->coded |= out->chunked || value.len != 7 || strncasecmp(value.at, "chunked", 7);
+        out->chunked = true;
+    }
+    return 1;
+}
+
+/* A thread that makes requests, one at a time. */
+struct caller {
+    struct call_url url;     /* of the next request */
+    const char *ca_option;   /* names the file of CAs in texts, without dashes */
+    const char *ca_file;     /* whom to trust over https */
+    bool tls12;              /* see call_begin */
+    struct lookup *lookup;   /* one it asked for, or NULL */
+    int wake;                /* eventfd: there is something to do, or to look at stop_by */
+    _Atomic int64_t stop_by; /* mono: be done by then; 0: go on */
+};
+
+/* [any] True once the thread is to end. */
+static bool caller_stopping(const struct caller *caller)
+{
+    return atomic_load(&caller->stop_by);
+}
+
+/* [any] Wakes the thread. */
+static void caller_wake(struct caller *caller)
+{
+    uint64_t one = 1;
+    if (write(caller->wake, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
+}
+
+/* What a request by https has more. Made for each: there is one request a batch, and no session to
+ * resume. */
+struct call_tls {
+    mbedtls_ssl_context ssl;
+    mbedtls_ssl_config config;
+    mbedtls_x509_crt roots;
+};
+
+/* One request on its way. [webhook, acme] */
+struct call {
+    struct caller *caller;
+    int fd;
+    int64_t deadline;         /* mono */
+    struct call_tls tls;      /* see call_begin */
+    mbedtls_ssl_context *ssl; /* of it; NULL: plain */
+    bool signs_new;           /* see call_begin */
+    bool no_body;             /* HEAD is asked: none comes, whatever the answer says */
+    char *why;                /* what went wrong: CALL_WHY bytes */
+};
+
+/* Says what went wrong, as printf does, unless something before it did: the first reason is the
+ * one that explains the others. False, for the caller to return. */
+__attribute__((format(printf, 2, 3))) static bool call_fail(char *why, const char *format, ...)
+{
+    if (*why) return false;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why, CALL_WHY, format, args);
+    va_end(args);
+    return false;
+}
+
+/* [webhook, acme] Waits until a descriptor (-1: none) is ready for these events, somebody wakes the
+ * thread, or that moment has come. True if the descriptor is ready. Waits an hour at most, so that
+ * the difference always fits an int; callers loop. */
+static bool caller_poll(struct caller *caller, int fd, short events, int64_t until)
+{
+    struct pollfd waits[2] = {{.fd = caller->wake, .events = POLLIN}, {.fd = fd, .events = events}};
+    int64_t left = until - clock_mono_ms();
+    uint64_t count;
+    int n = poll(waits, 2, left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left);
+    if (n > 0 && waits[0].revents && read(caller->wake, &count, sizeof count) < 0 &&
+        errno != EAGAIN)
+        fatal("an eventfd cannot be read");
+    return n > 0 && waits[1].revents;
+}
+
+/* [webhook, acme] The moment at which a request's time is up: its own, or that of a stop. */
+static int64_t call_end(const struct call *call)
+{
+    int64_t stop_by = atomic_load(&call->caller->stop_by);
+    return stop_by && stop_by < call->deadline ? stop_by : call->deadline;
+}
+
+/* [webhook, acme] Waits for a request's socket, or another descriptor; false when its time is up.
+ */
+static bool call_wait(struct call *call, int fd, short events)
+{
+    for (;;) {
+        int64_t until = call_end(call);
+        if (caller_poll(call->caller, fd, events, until)) return true;
+        if (clock_mono_ms() >= until) return call_fail(call->why, "no answer in time");
+    }
+}
+
+/* What send or recv returned, as Mbed TLS wants to have it. Every loop of a request, those inside
+ * Mbed TLS too, moves bytes: here each ends with the request's time, also if it never has to
+ * wait. */
+static int call_result(const struct call *call, ssize_t n, int wait)
+{
+    if (n > 0 && clock_mono_ms() >= call_end(call)) return MBEDTLS_ERR_SSL_TIMEOUT;
+    if (n >= 0) return (int)n;
+    bool again = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
+    return again ? wait : MBEDTLS_ERR_ERROR_GENERIC_ERROR;
+}
+
+/* Mbed TLS's f_send: sends bytes as far as the socket takes them. */
+static int call_send(void *context, const unsigned char *at, size_t len)
+{
+    const struct call *call = context;
+    ssize_t n = send(call->fd, at, len, MSG_NOSIGNAL);
+    return call_result(call, n, MBEDTLS_ERR_SSL_WANT_WRITE);
+}
+
+/* Mbed TLS's f_recv: receives what is there. */
+static int call_receive(void *context, unsigned char *out, size_t size)
+{
+    const struct call *call = context;
+    return call_result(call, recv(call->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
+}
+
+/* [webhook, acme] After a call that returned a negative code: waits for what it wants. False if it
+ * is an error, or the time is up. */
+static bool call_again(struct call *call, int code)
+{
+    if (code == MBEDTLS_ERR_SSL_WANT_READ) return call_wait(call, call->fd, POLLIN);
+    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return call_wait(call, call->fd, POLLOUT);
+    if (code == MBEDTLS_ERR_SSL_TIMEOUT) return call_fail(call->why, "no answer in time");
+    if (code == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET) return true; /* and not kept */
+    char text[128];
+    if (code == MBEDTLS_ERR_ERROR_GENERIC_ERROR)
+        return call_fail(call->why, "the connection broke: %s", strerror(errno));
+    mbedtls_strerror(code, text, sizeof text);
+    return call_fail(call->why, "%s", text);
+}
+
+/* [webhook, acme] Writes all bytes; false, with the reason said, if it cannot. */
+static bool call_write(struct call *call, struct span text)
+{
+    while (text.len) {
+        const unsigned char *at = (const unsigned char *)text.at;
+        int n =
+            call->ssl ? mbedtls_ssl_write(call->ssl, at, text.len) : call_send(call, at, text.len);
+        if (n < 0 && !call_again(call, n)) return false;
+        if (n <= 0) continue;
+        text.at += n;
+        text.len -= (size_t)n;
+    }
+    return true;
+}
+
+/* [webhook, acme] Reads what comes next: how many bytes, 0 at the end, -1 when it failed. An end
+ * without close_notify is an end too: only the head of the answer counts, and that is whole or the
+ * request has failed. */
+static ssize_t call_read(struct call *call, char *out, size_t size)
+{
+    for (;;) {
+        unsigned char *to = (unsigned char *)out;
+        int n = call->ssl ? mbedtls_ssl_read(call->ssl, to, size) : call_receive(call, to, size);
+        if (n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY || n == MBEDTLS_ERR_SSL_CONN_EOF) n = 0;
+        if (n >= 0) return n;
+        if (!call_again(call, n)) return -1;
+    }
+}
+
+/* [webhook, acme] Connects to the first of the addresses that answers; each gets its share of the
+ * time, so that a dead IPv6 address before a good IPv4 one does not use it up. */
+static bool call_connect(struct call *call, const struct addrinfo *addresses)
+{
+    int64_t deadline = call->deadline;
+    int count = 0, error = 0;
+    for (const struct addrinfo *a = addresses; a; a = a->ai_next) count++;
+    for (const struct addrinfo *a = addresses; a; a = a->ai_next, count--) {
+        /* What an address before this one failed for is forgotten: the last reason is told. */
+        int64_t now = clock_mono_ms();
+        socklen_t len = sizeof error;
+        *call->why = 0;
+        call->deadline = now + (deadline - now) / count;
+        call->fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        error = call->fd < 0 || connect(call->fd, a->ai_addr, a->ai_addrlen) ? errno : 0;
+        if (error == EINPROGRESS && call_wait(call, call->fd, POLLOUT) &&
+            getsockopt(call->fd, SOL_SOCKET, SO_ERROR, &error, &len))
+            error = errno;
+        call->deadline = deadline;
+        if (!error) return true;
+        if (call->fd >= 0) close(call->fd);
+        call->fd = -1;
+        if (caller_stopping(call->caller)) break;
+    }
+    return call_fail(call->why, "cannot connect: %s", strerror(error));
+}
+
+/* [webhook, acme] Finds the addresses of the host, within the request's time. They are in the
+ * look-up, which is the webhook's; NULL when there are none. A look-up that was given up is taken
+ * up again; one that ended meanwhile is old, and made anew: names move. */
+static const struct addrinfo *call_find(struct call *call)
+{
+    struct caller *caller = call->caller;
+    if (caller->lookup && atomic_load(&caller->lookup->done)) { /* of a request before, and old */
+        lookup_drop(caller->lookup);
+        caller->lookup = NULL;
+    }
+    if (!caller->lookup) caller->lookup = lookup_begin(caller->url.host, caller->url.port);
+    const struct lookup *lookup = caller->lookup;
+    if (!lookup) {
+        call_fail(call->why, "cannot look %.100s up: %s", caller->url.host, strerror(errno));
+        return NULL;
+    }
+    char why[CALL_WHY] = "", *said = call->why;
+    call->why = why;
+    while (!atomic_load(&lookup->done) && call_wait(call, lookup->ready, POLLIN)) continue;
+    call->why = said;
+    const char *problem = !atomic_load(&lookup->done) ? "the resolver does not answer in time"
+                          : lookup->error             ? gai_strerror(lookup->error)
+                                                      : NULL;
+    if (!problem) return lookup->addresses;
+    call_fail(call->why, "cannot find %.100s: %s", caller->url.host, problem);
+    return NULL;
+}
+
+/* [webhook, acme] Finds the host and connects to it. */
+static bool call_open(struct call *call)
+{
+    const struct call_url *url = &call->caller->url;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST}, *number;
+    char port[8];
+    if (!url->is_address) {
+        const struct addrinfo *found = call_find(call);
+        return found && call_connect(call, found);
+    }
+    snprintf(port, sizeof port, "%u", url->port);
+    int error = getaddrinfo(url->host, port, &hints, &number); /* asks nobody */
+    if (error)
+        return call_fail(call->why, "cannot find %.100s: %s", url->host, gai_strerror(error));
+    bool good = call_connect(call, number);
+    freeaddrinfo(number);
+    return good;
+}
+
+/* [webhook, acme] Prepares a context for a request; 0, or what Mbed TLS says against it. */
+static int call_tls_set(struct call_tls *tls, struct call *call)
+{
+    struct caller *caller = call->caller;
+    int error =
+        tls_client_set(&tls->ssl, &tls->config, &tls->roots, caller->url.host, caller->tls12);
+    mbedtls_ssl_set_bio(&tls->ssl, call, call_send, call_receive, NULL);
+    return error;
+}
+
+/* [webhook, acme] Shakes hands, and is sure of whom it talks to. The rest of the request is TLS
+ * after it; *tls is to be freed in any case. */
+static bool call_secure(struct call *call, struct call_tls *tls)
+{
+    char err[WHY_MAX];
+    mbedtls_ssl_init(&tls->ssl);
+    mbedtls_ssl_config_init(&tls->config);
+    if (!tls_client_read_roots(call->caller->ca_option, call->caller->ca_file, &tls->roots,
+                               WHY(err)))
+        return call_fail(call->why, "%s", err);
+    int error = call_tls_set(tls, call);
+    if (error) return call_again(call, error);
+    while ((error = mbedtls_ssl_handshake(&tls->ssl))) {
+        char text[WHY_MAX];
+        bool waits = error == MBEDTLS_ERR_SSL_WANT_READ || error == MBEDTLS_ERR_SSL_WANT_WRITE;
+        if (!waits && tls_client_distrusts(&tls->ssl, WHY(text)))
+            return call_fail(call->why, "%s", text);
+        call->signs_new = tls_client_signs_new(&tls->ssl, error);
+        if (error == MBEDTLS_ERR_SSL_CONN_EOF)
+            return call_fail(call->why, "it ended the TLS handshake");
+        if (!call_again(call, error)) return false;
+    }
+    call->ssl = &tls->ssl;
+    return true;
+}
+
+/* Frees what call_secure made, also where it failed half way. */
+static void call_tls_free(struct call_tls *tls)
+{
+    mbedtls_ssl_free(&tls->ssl);
+    mbedtls_ssl_config_free(&tls->config);
+    mbedtls_x509_crt_free(&tls->roots);
+}
+
+/* [webhook, acme] Connects, and makes it TLS for https. For TLS 1.3 we have to offer the signatures
+ * of RSA-PSS, which Mbed TLS cannot read in TLS 1.2: who answers with one there is asked again at
+ * once, for TLS 1.2 without them, and so from now on until that fails. What it made is
+ * call_finish's to end if it is true; the connection is closed behind each request, as there may be
+ * hours between two, and a kept one would be stale. */
+static bool call_begin(struct call *call)
+{
+    struct caller *caller = call->caller;
+    for (;;) {
+        if (!call_open(call)) return false;
+        if (!caller->url.secure || call_secure(call, &call->tls)) return true;
+        call_tls_free(&call->tls);
+        close(call->fd);
+        call->fd = -1;
+        caller->tls12 = call->signs_new && !caller->tls12;
+        if (!caller->tls12) return false;
+        *call->why = 0;
+    }
+}
+
+/* [webhook, acme] Reads the head of the answer into a buffer, passing over interim ones (RFC 9110
+ * section 15.2); false without one. */
+static bool call_read_head(struct call *call, struct buffer *in, struct response_head *head)
+{
+    enum { CHUNK = 4096 };
+    for (;;) {
+        int found = in->len ? response_head_read(in->at, in->len, head) : 0;
+        if (found < 0) return call_fail(call->why, "the answer is no HTTP/1.1");
+        if (found && head->status >= 200) return true;
+        if (found && head->status == 101)
+            return call_fail(call->why, "answered 101"); /* which nobody asked for */
+        if (found) {
+            buffer_drop(in, head->size);
+            continue;
+        }
+        ssize_t n = call_read(call, buffer_room(in, CHUNK), CHUNK);
+        if (n <= 0) return call_fail(call->why, "the connection ended without an answer");
+        in->len += (size_t)n;
+    }
+}
+
+/* [webhook, acme] Reads the body and throws it away, so that the other side can write it and does
+ * not see a reset: as far as it is known to go, for a second, and not more than CALL_BODY_MAX. How
+ * it goes does not matter: the status has been said. */
+static void call_skip_body(struct call *call, const struct buffer *in,
+                           const struct response_head *head)
+{
+    char bytes[4096];
+    int64_t soon = clock_mono_ms() + CALL_BODY_MS;
+    /* Without a length it goes to the end of the connection, or to the bound. */
+    size_t read = in->len - head->size, most = CALL_BODY_MAX;
+    if (head->length >= 0 && head->length < CALL_BODY_MAX) most = (size_t)head->length;
+    if (head->status == 204 || head->status == 304) most = 0;
+    if (soon < call->deadline) call->deadline = soon;
+    for (ssize_t n = 1; n > 0 && read < most && !caller_stopping(call->caller); read += (size_t)n)
+        if ((n = call_read(call, bytes, sizeof bytes)) < 0) return;
+}
+
+/* [webhook, acme] Reads the body of an answer, which becomes all that is behind the head in the
+ * buffer, out of its chunks; false if it is longer than `most`, does not come whole, or does not
+ * say how long it is: what only ends with the connection may have been cut by anybody. */
+static bool call_read_body(struct call *call, struct buffer *in, const struct response_head *head,
+                           size_t most)
+{
+    enum { CHUNK = 4096 };
+    struct http_chunks chunks = {0};
+    if (call->no_body || head->status == 204 || head->status == 304) {
+        in->len = head->size;
+        return true;
+    }
+    if (head->coded || (!head->chunked && head->length < 0))
+        return call_fail(call->why, "the answer does not say how long it is");
+    if (!head->chunked && (uint64_t)head->length > most)
+        return call_fail(call->why, "the answer has more than %zu bytes", most);
+    for (;;) {
+        size_t have = in->len - head->size;
+        if (head->chunked) {
+            if (http_chunks_read(&chunks, in->at + head->size, &have, most, CHUNK))
+                return call_fail(call->why,
+                                 "the answer is in bad chunks, or has more than %zu bytes", most);
+            in->len = head->size + have;
+            if (chunks.state == CHUNK_DONE) in->len = head->size + chunks.made;
+            if (chunks.state == CHUNK_DONE) return true;
+        } else if (have >= (size_t)head->length) {
+            in->len = head->size + (size_t)head->length;
+            return true;
+        }
+        ssize_t n = call_read(call, buffer_room(in, CHUNK), CHUNK);
+        if (n <= 0) return call_fail(call->why, "the connection ended within the answer");
+        in->len += (size_t)n;
+    }
+}
+
+/* [webhook, acme] Ends what call_begin began. */
+static void call_finish(struct call *call)
+{
+    if (call->ssl) {
+        mbedtls_ssl_close_notify(call->ssl);
+        call_tls_free(&call->tls);
+        call->ssl = NULL;
+    }
+    close(call->fd);
+    call->fd = -1;
+}
+
+/* [webhook, acme] Sends a request on a connection that call_begin made, and reads the answer into a
+ * buffer, head and body; without a `most` the body is thrown away. Returns the status, or 0 when
+ * there is none, with the reason said. Who refuses a request may answer before it has come, and
+ * close: so if it could not be written the answer is looked for all the same. */
+static int call_exchange(struct call *call, struct span request, struct buffer *in,
+                         struct response_head *head, size_t most)
+{
+    call_write(call, request);
+    if (!call_read_head(call, in, head)) return 0;
+    if (!most) call_skip_body(call, in, head);
+    else if (!call_read_body(call, in, head, most)) return 0;
+    return head->status;
+}
+
+/* ==== 35. Webhooks ==============================================================================
+ * The thread that takes batches from the outbox and posts them until they are taken: in order,
+ * each again and again until it was answered with 2xx, was given up, or is told to stop. It only
+ * reads the store; that a batch is done it says in store.outbox_done, and the hub has the writer
+ * remove it.
+ *
+ *     POST /presence HTTP/1.1
+ *     X-Presence-Delivery: 5939c933-1042         the first position: the same for every attempt
+ *     X-Presence-Signature: t=SECONDS,v1=HMAC    of this attempt
+ *
+ *     {"sent_at":"...","events":[{"position":"5939c933-1042","change":"join",...},...]}
+ *
+ * So a batch comes at least once: a server that dies between the answer and that transaction posts
+ * it again, under the same name and with the same events.
+ *
+ * In a cluster every node has the same changes in its outbox, by position, and one posts them;
+ * which one, and until when, the hub says (posts_until), as does the log how far it came
+ * (delivered). All pass over that. Where batches are cut may differ between nodes, so there the
+ * name has both ends: X-Presence-Delivery: 5939c933-1042-1057. */
+
+enum {
+    WEBHOOK_SECRET_MIN = 16,
+    WEBHOOK_SECRET_MAX = 4096,
+    WEBHOOK_FIRST_MS = 1000,  /* wait after the first failure; it doubles */
+    WEBHOOK_LAST_MS = 300000, /* up to this */
+    WEBHOOK_CLOSE_MS = 20,    /* wait for a transaction under way */
+    WEBHOOK_STOP_MS = 800,    /* at a stop: for an answer under way */
+    WEBHOOK_SIGNATURE = 96,   /* bytes of the text of a signature */
+    WEBHOOK_GONE = 410,       /* this answer says: never again */
+};
 
 /* [webhook] The signature of a body sent at that second: `t=SECONDS,v1=HEX`, where HEX is
  * HMAC-SHA256 over SECONDS, a dot and the body. The second is signed too, so that a receiver can
@@ -13013,39 +13469,6 @@ static int64_t webhook_backoff(unsigned failures, uint16_t random)
     return wait + wait * random / (10 * UINT16_MAX);
 }
 
-/* The head of an answer. */
-struct response_head {
-    size_t size; /* with the empty line at its end */
-    int status;
-    int64_t length; /* Content-Length; -1 when it is not said, or badly */
-};
-
-/* [webhook] Reads the head at the front of an answer (RFC 9112 section 4): 1, or 0 when it is not
- * all there yet; -1 when what stands there is none, or too long. Of a Content-Length that is no
- * number nothing is believed. */
-static int response_head_read(const char *at, size_t len, struct response_head *out)
-{
-    static const char version[] = "HTTP/1.";
-    enum { VERSION = sizeof version - 1, LINE = VERSION + 6 }; /* digit, blank, three, and one */
-    if (memcmp(at, version, len < VERSION ? len : VERSION)) return -1;
-    size_t end = http_head_end(at, len < WEBHOOK_HEAD_MAX ? len : WEBHOOK_HEAD_MAX, 0);
-    if (!end) return len < WEBHOOK_HEAD_MAX ? 0 : -1;
-    const char *code = at + VERSION + 2;
-    if (end < LINE || !digit_is(at[VERSION]) || at[VERSION + 1] != ' ') return -1;
-    if (!digit_is(code[0]) || !digit_is(code[1]) || !digit_is(code[2]) || *code == '0') return -1;
-    if (code[3] != ' ' && code[3] != '\r' && code[3] != '\n') return -1;
-    *out = (struct response_head){.size = end, .length = -1};
-    out->status = (code[0] - '0') * 100 + (code[1] - '0') * 10 + (code[2] - '0');
-    for (const char *line = at, *next; line < at + end; line = next) {
-        struct span value;
-        next = (const char *)memchr(line, '\n', (size_t)(at + end - line)) + 1;
-        if (http_line_value((struct span){line, (size_t)(next - 1 - line)}, "Content-Length",
-                            &value))
-            out->length = http_length(value);
-    }
-    return 1;
-}
-
 /* How a delivery went; what stands behind NOT_OURS, which is that another node of the cluster is to
  * deliver, ends the thread. */
 enum webhook_result {
@@ -13062,15 +13485,11 @@ struct webhook {
     struct log *log;
     struct counters *counters;
     struct store *store;
-    struct loop *hub; /* woken when store.outbox_done has moved */
-    struct webhook_url url;
-    bool tls12;            /* the thread's: see webhook_conn_begin */
-    struct lookup *lookup; /* the thread's: one it asked for, or NULL */
+    struct loop *hub;     /* woken when store.outbox_done has moved */
+    struct caller caller; /* woken to look at the outbox again, or at stop_by */
     pthread_t thread;
-    bool running;            /* the thread was started */
-    int wake;                /* eventfd: look at the outbox again, or at stop_by */
-    _Atomic int64_t stop_by; /* mono: be done by then; 0: go on */
-    bool clustered;          /* one node of several posts, and it says how far it came */
+    bool running;   /* the thread was started */
+    bool clustered; /* one node of several posts, and it says how far it came */
     /* Until when this one may begin to post, mono; 0: it may not. The thread asks the clock itself:
      * a process that was stopped must not post before its hub has read what happened meanwhile. */
     _Atomic int64_t posts_until;
@@ -13078,33 +13497,14 @@ struct webhook {
     struct position delivered; /* up to here the receiver has the changes, by the cluster's log */
     struct position posted;    /* and by what was answered here, for the hub */
     struct buffer secret;
-    int64_t last_success;         /* wall ms, or 0 */
-    char last_error[WEBHOOK_WHY]; /* why the last request failed; "" if it did not */
-};
-
-/* What a request by https has more. Made for each: there is one request a batch, and no session to
- * resume. */
-struct webhook_tls {
-    mbedtls_ssl_context ssl;
-    mbedtls_ssl_config config;
-    mbedtls_x509_crt roots;
-};
-
-/* One request on its way. [webhook] */
-struct webhook_conn {
-    struct webhook *hook;
-    int fd;
-    int64_t deadline;         /* mono */
-    struct webhook_tls tls;   /* see webhook_conn_begin */
-    mbedtls_ssl_context *ssl; /* of it; NULL: plain */
-    bool signs_new;           /* see webhook_conn_begin */
-    char *why;                /* what went wrong: WEBHOOK_WHY bytes */
+    int64_t last_success;      /* wall ms, or 0 */
+    char last_error[CALL_WHY]; /* why the last request failed; "" if it did not */
 };
 
 /* [any] True once the thread is to end. */
 static bool webhook_stopping(const struct webhook *hook)
 {
-    return atomic_load(&hook->stop_by);
+    return caller_stopping(&hook->caller);
 }
 
 /* [any] True while this node is to deliver; always without --cluster. */
@@ -13116,342 +13516,8 @@ static bool webhook_posts(const struct webhook *hook)
 /* [any] Wakes the thread: it looks at the outbox, or at stop_by. */
 static void webhook_wake(struct webhook *hook)
 {
-    uint64_t one = 1;
-    if (write(hook->wake, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
+    caller_wake(&hook->caller);
 }
-
-/* Says what went wrong, as printf does, unless something before it did: the first reason is the
- * one that explains the others. False, for the caller to return. */
-__attribute__((format(printf, 2, 3))) static bool webhook_fail(char *why, const char *format, ...)
-{
-    if (*why) return false;
-    va_list args;
-    va_start(args, format);
-    vsnprintf(why, WEBHOOK_WHY, format, args);
-    va_end(args);
-    return false;
-}
-
-/* [webhook] Waits until a descriptor (-1: none) is ready for these events, somebody wakes the
- * thread, or that moment has come. True if the descriptor is ready. Waits an hour at most, so that
- * the difference always fits an int; callers loop. */
-static bool webhook_poll(struct webhook *hook, int fd, short events, int64_t until)
-{
-    struct pollfd waits[2] = {{.fd = hook->wake, .events = POLLIN}, {.fd = fd, .events = events}};
-    int64_t left = until - clock_mono_ms();
-    uint64_t count;
-    int n = poll(waits, 2, left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left);
-    if (n > 0 && waits[0].revents && read(hook->wake, &count, sizeof count) < 0 && errno != EAGAIN)
-        fatal("an eventfd cannot be read");
-    return n > 0 && waits[1].revents;
-}
-
-/* [webhook] The moment at which a request's time is up: its own, or that of a stop. */
-static int64_t webhook_conn_end(const struct webhook_conn *conn)
-{
-    int64_t stop_by = atomic_load(&conn->hook->stop_by);
-    return stop_by && stop_by < conn->deadline ? stop_by : conn->deadline;
-}
-
-/* [webhook] Waits for a request's socket, or another descriptor; false when its time is up. */
-static bool webhook_conn_wait(struct webhook_conn *conn, int fd, short events)
-{
-    for (;;) {
-        int64_t until = webhook_conn_end(conn);
-        if (webhook_poll(conn->hook, fd, events, until)) return true;
-        if (clock_mono_ms() >= until) return webhook_fail(conn->why, "no answer in time");
-    }
-}
-
-/* What send or recv returned, as Mbed TLS wants to have it. Every loop of a request, those inside
- * Mbed TLS too, moves bytes: here each ends with the request's time, also if it never has to
- * wait. */
-static int webhook_conn_result(const struct webhook_conn *conn, ssize_t n, int wait)
-{
-    if (n > 0 && clock_mono_ms() >= webhook_conn_end(conn)) return MBEDTLS_ERR_SSL_TIMEOUT;
-    if (n >= 0) return (int)n;
-    bool again = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
-    return again ? wait : MBEDTLS_ERR_ERROR_GENERIC_ERROR;
-}
-
-/* Mbed TLS's f_send: sends bytes as far as the socket takes them. */
-static int webhook_conn_send(void *context, const unsigned char *at, size_t len)
-{
-    const struct webhook_conn *conn = context;
-    ssize_t n = send(conn->fd, at, len, MSG_NOSIGNAL);
-    return webhook_conn_result(conn, n, MBEDTLS_ERR_SSL_WANT_WRITE);
-}
-
-/* Mbed TLS's f_recv: receives what is there. */
-static int webhook_conn_receive(void *context, unsigned char *out, size_t size)
-{
-    const struct webhook_conn *conn = context;
-    return webhook_conn_result(conn, recv(conn->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
-}
-
-/* [webhook] After a call that returned a negative code: waits for what it wants. False if it is an
- * error, or the time is up. */
-static bool webhook_conn_again(struct webhook_conn *conn, int code)
-{
-    if (code == MBEDTLS_ERR_SSL_WANT_READ) return webhook_conn_wait(conn, conn->fd, POLLIN);
-    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return webhook_conn_wait(conn, conn->fd, POLLOUT);
-    if (code == MBEDTLS_ERR_SSL_TIMEOUT) return webhook_fail(conn->why, "no answer in time");
-    if (code == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET) return true; /* and not kept */
-    char text[128];
-    if (code == MBEDTLS_ERR_ERROR_GENERIC_ERROR)
-        return webhook_fail(conn->why, "the connection broke: %s", strerror(errno));
-    mbedtls_strerror(code, text, sizeof text);
-    return webhook_fail(conn->why, "%s", text);
-}
-
-/* [webhook] Writes all bytes; false, with the reason said, if it cannot. */
-static bool webhook_conn_write(struct webhook_conn *conn, struct span text)
-{
-    while (text.len) {
-        const unsigned char *at = (const unsigned char *)text.at;
-        int n = conn->ssl ? mbedtls_ssl_write(conn->ssl, at, text.len)
-                          : webhook_conn_send(conn, at, text.len);
-        if (n < 0 && !webhook_conn_again(conn, n)) return false;
-        if (n <= 0) continue;
-        text.at += n;
-        text.len -= (size_t)n;
-    }
-    return true;
-}
-
-/* [webhook] Reads what comes next: how many bytes, 0 at the end, -1 when it failed. An end without
- * close_notify is an end too: only the head of the answer counts, and that is whole or the request
- * has failed. */
-static ssize_t webhook_conn_read(struct webhook_conn *conn, char *out, size_t size)
-{
-    for (;;) {
-        unsigned char *to = (unsigned char *)out;
-        int n = conn->ssl ? mbedtls_ssl_read(conn->ssl, to, size)
-                          : webhook_conn_receive(conn, to, size);
-        if (n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY || n == MBEDTLS_ERR_SSL_CONN_EOF) n = 0;
-        if (n >= 0) return n;
-        if (!webhook_conn_again(conn, n)) return -1;
-    }
-}
-
-/* [webhook] Connects to the first of the addresses that answers; each gets its share of the time,
- * so that a dead IPv6 address before a good IPv4 one does not use it up. */
-static bool webhook_conn_connect(struct webhook_conn *conn, const struct addrinfo *addresses)
-{
-    int64_t deadline = conn->deadline;
-    int count = 0, error = 0;
-    for (const struct addrinfo *a = addresses; a; a = a->ai_next) count++;
-    for (const struct addrinfo *a = addresses; a; a = a->ai_next, count--) {
-        /* What an address before this one failed for is forgotten: the last reason is told. */
-        int64_t now = clock_mono_ms();
-        socklen_t len = sizeof error;
-        *conn->why = 0;
-        conn->deadline = now + (deadline - now) / count;
-        conn->fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-        error = conn->fd < 0 || connect(conn->fd, a->ai_addr, a->ai_addrlen) ? errno : 0;
-        if (error == EINPROGRESS && webhook_conn_wait(conn, conn->fd, POLLOUT) &&
-            getsockopt(conn->fd, SOL_SOCKET, SO_ERROR, &error, &len))
-            error = errno;
-        conn->deadline = deadline;
-        if (!error) return true;
-        if (conn->fd >= 0) close(conn->fd);
-        conn->fd = -1;
-        if (webhook_stopping(conn->hook)) break;
-    }
-    return webhook_fail(conn->why, "cannot connect: %s", strerror(error));
-}
-
-/* [webhook] Finds the addresses of the host, within the request's time. They are in the look-up,
- * which is the webhook's; NULL when there are none. A look-up that was given up is taken up again;
- * one that ended meanwhile is old, and made anew: names move. */
-static const struct addrinfo *webhook_conn_find(struct webhook_conn *conn)
-{
-    struct webhook *hook = conn->hook;
-    if (hook->lookup && atomic_load(&hook->lookup->done)) { /* of a request before, and old */
-        lookup_drop(hook->lookup);
-        hook->lookup = NULL;
-    }
-    if (!hook->lookup) hook->lookup = lookup_begin(hook->url.host, hook->url.port);
-    const struct lookup *lookup = hook->lookup;
-    if (!lookup) {
-        webhook_fail(conn->why, "cannot look %.100s up: %s", hook->url.host, strerror(errno));
-        return NULL;
-    }
-    char why[WEBHOOK_WHY] = "", *said = conn->why;
-    conn->why = why;
-    while (!atomic_load(&lookup->done) && webhook_conn_wait(conn, lookup->ready, POLLIN)) continue;
-    conn->why = said;
-    const char *problem = !atomic_load(&lookup->done) ? "the resolver does not answer in time"
-                          : lookup->error             ? gai_strerror(lookup->error)
-                                                      : NULL;
-    if (!problem) return lookup->addresses;
-    webhook_fail(conn->why, "cannot find %.100s: %s", hook->url.host, problem);
-    return NULL;
-}
-
-/* [webhook] Finds the host and connects to it. */
-static bool webhook_conn_open(struct webhook_conn *conn)
-{
-    const struct webhook_url *url = &conn->hook->url;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST}, *number;
-    char port[8];
-    if (!url->is_address) {
-        const struct addrinfo *found = webhook_conn_find(conn);
-        return found && webhook_conn_connect(conn, found);
-    }
-    snprintf(port, sizeof port, "%u", url->port);
-    int error = getaddrinfo(url->host, port, &hints, &number); /* asks nobody */
-    if (error)
-        return webhook_fail(conn->why, "cannot find %.100s: %s", url->host, gai_strerror(error));
-    bool good = webhook_conn_connect(conn, number);
-    freeaddrinfo(number);
-    return good;
-}
-
-/* [webhook] Prepares a context for a request; 0, or what Mbed TLS says against it. */
-static int webhook_tls_set(struct webhook_tls *tls, struct webhook_conn *conn)
-{
-    struct webhook *hook = conn->hook;
-    int error = tls_client_set(&tls->ssl, &tls->config, &tls->roots, hook->url.host, hook->tls12);
-    mbedtls_ssl_set_bio(&tls->ssl, conn, webhook_conn_send, webhook_conn_receive, NULL);
-    return error;
-}
-
-/* [webhook] Shakes hands, and is sure of whom it talks to. The rest of the request is TLS after
- * it; *tls is to be freed in any case. */
-static bool webhook_conn_secure(struct webhook_conn *conn, struct webhook_tls *tls)
-{
-    char err[WHY_MAX];
-    mbedtls_ssl_init(&tls->ssl);
-    mbedtls_ssl_config_init(&tls->config);
-    if (!tls_client_read_roots("webhook-ca-file", conn->hook->options->webhook_ca_file, &tls->roots,
-                               WHY(err)))
-        return webhook_fail(conn->why, "%s", err);
-    int error = webhook_tls_set(tls, conn);
-    if (error) return webhook_conn_again(conn, error);
-    while ((error = mbedtls_ssl_handshake(&tls->ssl))) {
-        char text[WHY_MAX];
-        bool waits = error == MBEDTLS_ERR_SSL_WANT_READ || error == MBEDTLS_ERR_SSL_WANT_WRITE;
-        if (!waits && tls_client_distrusts(&tls->ssl, WHY(text)))
-            return webhook_fail(conn->why, "%s", text);
-        conn->signs_new = tls_client_signs_new(&tls->ssl, error);
-        if (error == MBEDTLS_ERR_SSL_CONN_EOF)
-            return webhook_fail(conn->why, "it ended the TLS handshake");
-        if (!webhook_conn_again(conn, error)) return false;
-    }
-    conn->ssl = &tls->ssl;
-    return true;
-}
-
-/* Frees what webhook_conn_secure made, also where it failed half way. */
-static void webhook_tls_free(struct webhook_tls *tls)
-{
-    mbedtls_ssl_free(&tls->ssl);
-    mbedtls_ssl_config_free(&tls->config);
-    mbedtls_x509_crt_free(&tls->roots);
-}
-
-/* [webhook] Connects, and makes it TLS for https. For TLS 1.3 we have to offer the signatures of
- * RSA-PSS, which Mbed TLS cannot read in TLS 1.2: who answers with one there is asked again at
- * once, for TLS 1.2 without them, and so from now on until that fails. *tls is to be freed if it
- * is true. */
-static bool webhook_conn_begin(struct webhook_conn *conn, struct webhook_tls *tls)
-{
-    struct webhook *hook = conn->hook;
-    for (;;) {
-        if (!webhook_conn_open(conn)) return false;
-        if (!hook->url.secure || webhook_conn_secure(conn, tls)) return true;
-        webhook_tls_free(tls);
-        close(conn->fd);
-        conn->fd = -1;
-        hook->tls12 = conn->signs_new && !hook->tls12;
-        if (!hook->tls12) return false;
-        *conn->why = 0;
-    }
-}
-
-/* [webhook] Reads the head of the answer into a buffer, passing over interim ones (RFC 9110
- * section 15.2); false without one. */
-static bool webhook_conn_read_head(struct webhook_conn *conn, struct buffer *in,
-                                   struct response_head *head)
-{
-    enum { CHUNK = 4096 };
-    for (;;) {
-        int found = in->len ? response_head_read(in->at, in->len, head) : 0;
-        if (found < 0) return webhook_fail(conn->why, "the answer is no HTTP/1.1");
-        if (found && head->status >= 200) return true;
-        if (found && head->status == 101)
-            return webhook_fail(conn->why, "answered 101"); /* which nobody asked for */
-        if (found) {
-            buffer_drop(in, head->size);
-            continue;
-        }
-        ssize_t n = webhook_conn_read(conn, buffer_room(in, CHUNK), CHUNK);
-        if (n <= 0) return webhook_fail(conn->why, "the connection ended without an answer");
-        in->len += (size_t)n;
-    }
-}
-
-/* [webhook] Reads the body and throws it away, so that the other side can write it and does not
- * see a reset: as far as it is known to go, for a second, and not more than WEBHOOK_BODY_MAX. How
- * it goes does not matter: the status has been said. */
-static void webhook_conn_skip_body(struct webhook_conn *conn, const struct buffer *in,
-                                   const struct response_head *head)
-{
-    char bytes[4096];
-    int64_t soon = clock_mono_ms() + WEBHOOK_BODY_MS;
-    /* Without a length it goes to the end of the connection, or to the bound. */
-    size_t read = in->len - head->size, most = WEBHOOK_BODY_MAX;
-    if (head->length >= 0 && head->length < WEBHOOK_BODY_MAX) most = (size_t)head->length;
-    if (head->status == 204 || head->status == 304) most = 0;
-    if (soon < conn->deadline) conn->deadline = soon;
-    for (ssize_t n = 1; n > 0 && read < most && !webhook_stopping(conn->hook); read += (size_t)n)
-        if ((n = webhook_conn_read(conn, bytes, sizeof bytes)) < 0) return;
-}
-
-/* [webhook] Sends a request and reads the status of the answer; 0 when there is none, with the
- * reason said. Connection: close: there may be hours between two, and a kept connection would be
- * stale. */
-static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
-{
-    struct response_head head = {0};
-    struct buffer in = {0};
-    if (!webhook_conn_begin(conn, &conn->tls)) return 0;
-    /* Asked here, as the way to this point may be long. Who refuses a request may answer before it
-     * has come, and close: so if it could not be written the answer is looked for all the same. */
-    bool good = webhook_posts(conn->hook);
-    if (good) webhook_conn_write(conn, request);
-    good = good && webhook_conn_read_head(conn, &in, &head);
-    if (good) webhook_conn_skip_body(conn, &in, &head);
-    if (conn->ssl) {
-        mbedtls_ssl_close_notify(conn->ssl);
-        webhook_tls_free(&conn->tls);
-        conn->ssl = NULL;
-    }
-    close(conn->fd);
-    buffer_free(&in);
-    return good ? head.status : 0;
-}
-
-/* ==== 35. Webhooks: delivery ====================================================================
- * The thread that takes batches from the outbox and posts them until they are taken: in order,
- * each again and again until it was answered with 2xx, was given up, or is told to stop. It only
- * reads the store; that a batch is done it says in store.outbox_done, and the hub has the writer
- * remove it.
- *
- *     POST /presence HTTP/1.1
- *     X-Presence-Delivery: 5939c933-1042         the first position: the same for every attempt
- *     X-Presence-Signature: t=SECONDS,v1=HMAC    of this attempt
- *
- *     {"sent_at":"...","events":[{"position":"5939c933-1042","change":"join",...},...]}
- *
- * So a batch comes at least once: a server that dies between the answer and that transaction posts
- * it again, under the same name and with the same events.
- *
- * In a cluster every node has the same changes in its outbox, by position, and one posts them;
- * which one, and until when, the hub says (posts_until), as does the log how far it came
- * (delivered). All pass over that. Where batches are cut may differ between nodes, so there the
- * name has both ends: X-Presence-Delivery: 5939c933-1042-1057. */
 
 enum { DELIVERY_TEXT = POSITION_TEXT + 24 };
 
@@ -13491,7 +13557,7 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
                  "\r\nConnection: close\r\nContent-Type: application/json\r\n"
                  "Content-Length: %zu\r\nX-Presence-Signature: %s\r\n"
                  "X-Presence-Delivery: %s\r\n\r\n",
-                 hook->url.target, hook->url.authority, body.len, signature,
+                 hook->caller.url.target, hook->caller.url.authority, body.len, signature,
                  outbox_batch_name(batch, hook->clustered, name));
     buffer_add(out, body.at, body.len);
     buffer_free(&body);
@@ -13499,19 +13565,27 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
 
 /* [webhook] Delivers a batch, or says why not. */
 static enum webhook_result webhook_post(struct webhook *hook, const struct outbox_batch *batch,
-                                        char why[WEBHOOK_WHY])
+                                        char why[CALL_WHY])
 {
-    struct buffer request = {0};
-    struct webhook_conn conn = {.hook = hook, .fd = -1, .why = why};
+    struct buffer request = {0}, in = {0};
+    struct response_head head = {0};
+    struct call call = {.caller = &hook->caller, .fd = -1, .why = why};
+    int status = 0;
     *why = 0;
     webhook_write(hook, batch, &request);
-    conn.deadline = clock_mono_ms() + hook->options->webhook_timeout;
-    int status = webhook_conn_exchange(&conn, (struct span){request.at, request.len});
+    call.deadline = clock_mono_ms() + hook->options->webhook_timeout;
+    if (call_begin(&call)) {
+        /* Asked here, as the way to this point may be long. */
+        if (webhook_posts(hook))
+            status = call_exchange(&call, (struct span){request.at, request.len}, &in, &head, 0);
+        call_finish(&call);
+    }
     buffer_free(&request);
+    buffer_free(&in);
     if (status >= 200 && status < 300) return WEBHOOK_DELIVERED;
     if (!status && webhook_stopping(hook)) return WEBHOOK_STOPPED;
     if (!status && !webhook_posts(hook)) return WEBHOOK_NOT_OURS;
-    if (status) snprintf(why, WEBHOOK_WHY, "answered %d", status);
+    if (status) snprintf(why, CALL_WHY, "answered %d", status);
     return status == WEBHOOK_GONE ? WEBHOOK_IS_GONE : WEBHOOK_FAILED;
 }
 
@@ -13533,7 +13607,7 @@ static void webhook_record_success(struct webhook *hook, int64_t failing_since)
 {
     if (failing_since)
         log_line(hook->log, LOG_WARN, "webhook: %s takes changes again, after %" PRId64 " s",
-                 hook->url.origin, (clock_mono_ms() - failing_since) / 1000);
+                 hook->caller.url.origin, (clock_mono_ms() - failing_since) / 1000);
     lock_take(&hook->lock, RANK_WEBHOOK);
     hook->last_success = clock_wall_ms();
     *hook->last_error = 0;
@@ -13549,12 +13623,12 @@ static void webhook_record_failure(struct webhook *hook, bool first, bool gone, 
         log_line(hook->log, LOG_WARN,
                  "webhook: %s answered 410: it is told nothing more until the"
                  " next start",
-                 hook->url.origin);
+                 hook->caller.url.origin);
     else if (first)
         log_line(hook->log, LOG_WARN,
                  "webhook: cannot deliver to %s: %s; changes wait in the"
                  " store",
-                 hook->url.origin, why);
+                 hook->caller.url.origin, why);
     lock_take(&hook->lock, RANK_WEBHOOK);
     snprintf(hook->last_error, sizeof hook->last_error, "%s", why);
     lock_give(&hook->lock, RANK_WEBHOOK);
@@ -13582,7 +13656,7 @@ static bool webhook_take(struct webhook *hook, struct outbox_batch *batch)
     while (!webhook_stopping(hook)) {
         if (hook->clustered) webhook_pass(hook);
         if (!webhook_posts(hook)) {
-            webhook_poll(hook, -1, 0, clock_mono_ms() + 3600000);
+            caller_poll(&hook->caller, -1, 0, clock_mono_ms() + 3600000);
             continue;
         }
         bool closed = store_outbox_close(hook->store);
@@ -13594,7 +13668,7 @@ static bool webhook_take(struct webhook *hook, struct outbox_batch *batch)
         /* A transaction under way ends soon; a store that cannot be read is tried again; otherwise
          * there is nothing to do until somebody wakes the thread. */
         int64_t wait = !closed ? WEBHOOK_CLOSE_MS : found < 0 ? STORE_RETRY_MS : 3600000;
-        webhook_poll(hook, -1, 0, clock_mono_ms() + wait);
+        caller_poll(&hook->caller, -1, 0, clock_mono_ms() + wait);
     }
     return false;
 }
@@ -13608,7 +13682,7 @@ static void webhook_back_off(struct webhook *hook, unsigned failures)
     int64_t now = clock_mono_ms(), until = now + webhook_backoff(failures, random);
     store_outbox_try(hook->store, now, until);
     while (!webhook_stopping(hook) && webhook_posts(hook) && clock_mono_ms() < until)
-        webhook_poll(hook, -1, 0, until);
+        caller_poll(&hook->caller, -1, 0, until);
 }
 
 /* [webhook] The thread: delivers batch after batch until it is told to stop, or was answered 410.
@@ -13622,7 +13696,7 @@ static void *webhook_run(void *argument)
 {
     struct webhook *hook = argument;
     struct outbox_batch batch = {0};
-    char why[WEBHOOK_WHY];
+    char why[CALL_WHY];
     unsigned failures = 0;
     int64_t failing_since = 0;
     enum webhook_result result = WEBHOOK_FAILED;
@@ -13694,18 +13768,19 @@ static bool webhook_init(struct webhook *hook, const struct options *options, st
 {
     mbedtls_x509_crt roots;
     hook->options = options;
-    hook->wake = -1;
+    hook->caller = (struct caller){
+        .ca_option = "webhook-ca-file", .ca_file = options->webhook_ca_file, .wake = -1};
     /* The lock is there in any case: /admin/stats takes it. */
     pthread_mutex_init(&hook->lock, NULL);
     if (!webhook_wanted(hook)) return true;
-    if (!webhook_url_parse(options->webhook_url, &hook->url))
+    if (!call_url_parse(options->webhook_url, &hook->caller.url))
         return fail(why, "--webhook-url: this is no URL to post to; write"
                          " https://app.example.com/presence, without user and fragment");
     if (!*options->webhook_secret_file)
         return fail(why, "--webhook-url: needs --webhook-secret-file, which what is posted"
                          " is signed with");
     if (!webhook_read_secret(hook, true, why)) return false;
-    if (!hook->url.secure) return true;
+    if (!hook->caller.url.secure) return true;
     bool good = tls_client_read_roots("webhook-ca-file", options->webhook_ca_file, &roots, why);
     mbedtls_x509_crt_free(&roots);
     return good;
@@ -13715,7 +13790,7 @@ static bool webhook_init(struct webhook *hook, const struct options *options, st
 static void webhook_stop(struct webhook *hook)
 {
     if (!hook->running) return;
-    atomic_store(&hook->stop_by, clock_mono_ms() + WEBHOOK_STOP_MS);
+    atomic_store(&hook->caller.stop_by, clock_mono_ms() + WEBHOOK_STOP_MS);
     webhook_wake(hook);
 }
 
@@ -13732,8 +13807,8 @@ static void webhook_wait(struct webhook *hook)
  * left to its own thread: then the process ends. */
 static void webhook_free(struct webhook *hook)
 {
-    lookup_drop(hook->lookup);
-    if (hook->wake >= 0) close(hook->wake);
+    lookup_drop(hook->caller.lookup);
+    if (hook->caller.wake >= 0) close(hook->caller.wake);
     secret_free(&hook->secret);
     pthread_mutex_destroy(&hook->lock);
 }
@@ -24534,13 +24609,13 @@ static void stats_write_webhook(struct buffer *out, struct server *server, uint6
 {
     struct webhook *hook = &server->webhook;
     const struct counters *counters = &server->counters;
-    char error[WEBHOOK_WHY];
+    char error[CALL_WHY];
     if (!webhook_wanted(hook)) {
         json_null(out, "webhook");
         return;
     }
     json_open(out, "webhook", '{');
-    json_text(out, "url", hook->url.origin);
+    json_text(out, "url", hook->caller.url.origin);
     json_uint(out, "pending", pending);
     json_uint(out, "delivered", atomic_load(&counters->webhook_deliveries));
     json_uint(out, "failures", atomic_load(&counters->webhook_failures));
@@ -26219,10 +26294,10 @@ static void sandbox_allow_resolver(int ruleset)
 static void sandbox_allow_webhook(int ruleset, const struct webhook *hook)
 {
     if (!webhook_wanted(hook)) return;
-    sandbox_allow_port(ruleset, hook->url.port);
-    if (hook->url.secure) sandbox_allow_file(ruleset, hook->options->webhook_ca_file);
+    sandbox_allow_port(ruleset, hook->caller.url.port);
+    if (hook->caller.url.secure) sandbox_allow_file(ruleset, hook->options->webhook_ca_file);
     sandbox_allow_file(ruleset, hook->options->webhook_secret_file);
-    if (!hook->url.is_address) sandbox_allow_resolver(ruleset);
+    if (!hook->caller.url.is_address) sandbox_allow_resolver(ruleset);
 }
 
 /* [main] Allows what the engine's thread needs: the file of certificates and the resolver. Its
@@ -26622,7 +26697,7 @@ static bool server_start_webhook(struct server *server)
     hook->store = server->store;
     hook->hub = &server->hub.loop;
     hook->clustered = server->clustered;
-    hook->running = hook->wake >= 0 && thread_start(&hook->thread, webhook_run, hook);
+    hook->running = hook->caller.wake >= 0 && thread_start(&hook->thread, webhook_run, hook);
     return hook->running;
 }
 
@@ -26697,7 +26772,7 @@ static bool server_start(struct server *server, struct why why)
     if (!server_sign_itself(server, why)) return false;
     server_enter_sandbox(server);
     if (!server_probe_engine(server, why)) return false;
-    server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    server->webhook.caller.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     struct instant started = server->started;
     server->clustered = engine_wanted(&server->engine);
     presence_init(&server->presence, options->grace, options->threshold,

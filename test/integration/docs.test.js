@@ -142,7 +142,7 @@ const CONSTANTS = {
   SAMPLES_MAX: [/the first ([\d,]+) are kept and written later/, 1],
   STREAM_RETRY_MS: [/first says .Li retry: (\d+) /, 1],
   STREAM_SILENCE_MS: [/After (\d+) seconds of silence a comment/, 1000],
-  WEBHOOK_BODY_MAX: [/up to (\d+) KiB of it are read/, 1024],
+  CALL_BODY_MAX: [/up to (\d+) KiB of it are read/, 1024],
   WEBHOOK_LAST_MS: [/seconds and so on, (\d+) at most/, 1000],
   SEEN_FLUSH_MS: [/may be up to (\d+) seconds/, 1000],
 };
