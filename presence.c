@@ -50,39 +50,42 @@
  *  33. Calling out                     finding a host by its name; TLS as its client
  *  34. Calling out: requests           one over HTTP, from a name to the end of the answer
  *  35. Webhooks                        batches from the outbox until they are taken
- *  36. Cluster: engine and node        what hub and engine's thread say; the URL, replies; pure
- *  37. Cluster: the engine             two connections to it, made and lost
- *  38. Cluster: the engine's answers   what follows from each
- *  39. Cluster: the engine's thread    its turns; begin and end
- *  40. Cluster: entries                what nodes write into the log, byte by byte; pure
- *  41. Cluster: table                  what records make of a table: contributions, merged; pure
- *  42. Cluster: node                   what a node writes, and in which state it is; pure
- *  43. Cluster: states                 how a node comes from one into another; pure
- *  44. Cluster: coordination           the dead, the due, a new epoch, the next table; pure
- *  45. Cluster: copies                 a table for a node that joins, answers to questions; pure
- *  46. Cluster: reading                what a node does with the log, and by itself; pure
- *  47. Server                          struct server, and all that threads share
- *  48. Connections                     WebSockets and streams: made, written to, ended
- *  49. WebSocket messages              what a client says, and what follows
- *  50. Streams                         those who read /admin/events and /api/events
- *  51. Broadcast                       watchers are told, by several threads
- *  52. Signs of life                   pings, silence, what TCP knows
- *  53. Handoff                         a connection becomes the hub's; when crowds come back
- *  54. Cluster: hub                    what the hub does with what the engine says
- *  55. Hub                             the loop that owns all WebSockets; the table's only writer
- *  56. Listener: connections           every connection that is not a WebSocket
- *  57. Listener: requests              whole requests to workers, answers back
- *  58. Listener: accept                new connections, deadlines, the loop
- *  59. Assets                          the files of web/
- *  60. API: users                      /api/presence, /admin/online-users
- *  61. API: lists for admins           /admin/users, one user, sessions, kicks
- *  62. API: state of the server        /admin/stats, /metrics, events, history, files of web/
- *  63. API: who may                    authentication, logins
- *  64. Routes                          every path, from request to answer
- *  65. CivetWeb                        its request is ours, our answer its bytes; upgrades
- *  66. Sandbox and privileges          --user, Landlock
- *  67. Start                           limits, files, threads; signals; stop
- *  68. Main                            commands that print, main
+ *  36. ACME: messages                  keys, signatures, requests for certificates; pure
+ *  37. ACME: orders                    what to ask next for a certificate; pure
+ *  38. ACME: the thread                who asks, keeps the files, and waits
+ *  39. Cluster: engine and node        what hub and engine's thread say; the URL, replies; pure
+ *  40. Cluster: the engine             two connections to it, made and lost
+ *  41. Cluster: the engine's answers   what follows from each
+ *  42. Cluster: the engine's thread    its turns; begin and end
+ *  43. Cluster: entries                what nodes write into the log, byte by byte; pure
+ *  44. Cluster: table                  what records make of a table: contributions, merged; pure
+ *  45. Cluster: node                   what a node writes, and in which state it is; pure
+ *  46. Cluster: states                 how a node comes from one into another; pure
+ *  47. Cluster: coordination           the dead, the due, a new epoch, the next table; pure
+ *  48. Cluster: copies                 a table for a node that joins, answers to questions; pure
+ *  49. Cluster: reading                what a node does with the log, and by itself; pure
+ *  50. Server                          struct server, and all that threads share
+ *  51. Connections                     WebSockets and streams: made, written to, ended
+ *  52. WebSocket messages              what a client says, and what follows
+ *  53. Streams                         those who read /admin/events and /api/events
+ *  54. Broadcast                       watchers are told, by several threads
+ *  55. Signs of life                   pings, silence, what TCP knows
+ *  56. Handoff                         a connection becomes the hub's; when crowds come back
+ *  57. Cluster: hub                    what the hub does with what the engine says
+ *  58. Hub                             the loop that owns all WebSockets; the table's only writer
+ *  59. Listener: connections           every connection that is not a WebSocket
+ *  60. Listener: requests              whole requests to workers, answers back
+ *  61. Listener: accept                new connections, deadlines, the loop
+ *  62. Assets                          the files of web/
+ *  63. API: users                      /api/presence, /admin/online-users
+ *  64. API: lists for admins           /admin/users, one user, sessions, kicks
+ *  65. API: state of the server        /admin/stats, /metrics, events, history, files of web/
+ *  66. API: who may                    authentication, logins
+ *  67. Routes                          every path, from request to answer
+ *  68. CivetWeb                        its request is ours, our answer its bytes; upgrades
+ *  69. Sandbox and privileges          --user, Landlock
+ *  70. Start                           limits, files, threads; signals; stop
+ *  71. Main                            commands that print, main
  *
  * To change                      go to
  *   a flag                       Options: a row of OPTION_TABLE; presence(1)
@@ -100,6 +103,7 @@
  *                                Cluster: table, replica_apply
  *   a setting of TLS             TLS: certificates: tls_config_base; vendor/mbedtls_config.h
  *   a limit                      the enum at the top of its section, or Options
+ *   how a certificate is got     ACME: orders: a row of ACME_ROWS
  *   what browsers load           web/presence.js and its tests in test/web
  *
  * Words:
@@ -151,24 +155,26 @@
  *   webhook            (--webhook-url) reads the outbox in the store and posts it; in a cluster one
  *                      of the nodes', as the hub says
  *   engine             (--cluster) carries entries and answers between the hub and the engine
- *   resolver           (--webhook-url, --cluster) finds a host by its name; at most one for each
- * One owner a datum; hand-over is a job in the new owner's inbox or queue (Event
- * loop); struct connection says who has a connection when. Shared is only: the
- * presence table, written by the hub under table_lock and read by workers under it for
- * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
- * who uses them; what is counted by address, the admin's sessions, the webhook's secret, last
- * error and how far it came in a cluster, each under its lock; counters and totals, atomic;
- * options, constant.
+ *   acme               (--acme) gets the certificate, renews it, and has it used
+ *   resolver           (--webhook-url, --cluster, --acme) finds a host by its name; at most one
+ *                      for each
+ * One owner a datum; hand-over is a job in the new owner's inbox or queue (Event loop); struct
+ * connection says who has a connection when. Shared is only: the presence table, written by the hub
+ * under table_lock and read by workers under it for microseconds; certificates and keys of tokens,
+ * replaced as a whole by main, certificates by acme where there is one, and freed by the last who
+ * uses them; what is counted by address, the admin's sessions, the webhook's secret, last error and
+ * how far it came in a cluster, acme's challenge and state, each under its lock; counters and
+ * totals, atomic; options, constant.
  *
  * Comments of functions in the sections that know threads begin with who may call: [hub], [worker]
  * and so on; [any]; [owner]: who has the connection; behind a semicolon the lock that is held.
  *
  * Locks, in the order in which they may be taken, although nearly all are held alone: table_lock;
  * loop.lock; store.turn; store.map_lock; store.lock; tls.lock; secrets_lock; session_lock;
- * refusal_lock; webhook.lock; the lock of each job_queue; login_lock; address_lock; and, while any
- * of them is held, log.lock. struct server, struct store and the struct that has a lock say what it
- * guards. Threads and order are asserted in the builds with a sanitizer (enum thread, enum
- * lock_rank), but for map_lock, which is a rwlock.
+ * refusal_lock; webhook.lock; acme.lock; the lock of each job_queue; login_lock; address_lock; and,
+ * while any of them is held, log.lock. struct server, struct store and the struct that has a lock
+ * say what it guards. Threads and order are asserted in the builds with a sanitizer (enum thread,
+ * enum lock_rank), but for map_lock, which is a rwlock.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a line
@@ -251,6 +257,7 @@
 #include <mbedtls/error.h>
 #include <mbedtls/md.h>
 #include <mbedtls/oid.h>
+#include <mbedtls/pem.h>
 #include <mbedtls/pk.h>
 #include <mbedtls/pkcs5.h>
 #include <mbedtls/psa_util.h>
@@ -259,6 +266,7 @@
 #include <mbedtls/ssl_ticket.h>
 #include <mbedtls/version.h>
 #include <mbedtls/x509_crt.h>
+#include <mbedtls/x509_csr.h>
 #include <psa/crypto.h>
 
 #include "civetweb_seam.h"
@@ -491,6 +499,8 @@ static const struct error_row {
     X(webhook_deliveries, "webhook_deliveries_total", "changes delivered to --webhook-url")        \
     X(webhook_failures, "webhook_failures_total", "requests to --webhook-url that failed")         \
     X(webhook_dead, "webhook_dead_total", "changes given up, never delivered to --webhook-url")    \
+    X(acme_certificates, "acme_certificates_total", "certificates got by --acme")                  \
+    X(acme_failures, "acme_failures_total", "attempts of --acme that failed")                      \
     X(log_dropped, "log_dropped_total", "log lines dropped because stderr did not take them")
 /* [any] The counters themselves, one atomic each: field names are those of /admin/stats, metric
  * names begin with presence_ in /metrics. */
@@ -1190,6 +1200,7 @@ enum lock_rank {
     RANK_SESSION,
     RANK_REFUSAL,
     RANK_WEBHOOK,
+    RANK_ACME,
     RANK_JOBS,
     RANK_LOGIN,
     RANK_ADDRESS,
@@ -2676,6 +2687,19 @@ static void named_write(struct buffer *b, const struct named *named)
     X(tls_threads, COUNT, "tls-threads", "2", 1, 64, "N", "TLS", "threads for TLS handshakes")     \
     X(redirect_listen, LIST, "redirect-listen", "", 0, 0, "ADDR:PORT", "TLS",                      \
       "address whose plain HTTP is sent on to the first --tls-listen; may repeat")                 \
+    X(acme, HOSTS, "acme", "", 0, 0, "NAME", "ACME",                                               \
+      "get a certificate for this name by itself, and renew it; may repeat, for one of all names") \
+    X(acme_agree, FLAG, "acme-agree", "no", 0, 1, "", "ACME",                                      \
+      "you agree to the terms of the server that signs; letsencrypt.org/repository has the"        \
+      " default's")                                                                                \
+    X(acme_email, TEXT, "acme-email", "", 0, 0, "ADDRESS", "ACME",                                 \
+      "where that server may write to about the certificate")                                      \
+    X(acme_server, TEXT, "acme-server", "https://acme-v02.api.letsencrypt.org/directory", 0, 0,    \
+      "URL", "ACME", "directory of the server that signs (RFC 8555)")                              \
+    X(acme_ca_file, TEXT, "acme-ca-file", "/etc/ssl/certs/ca-certificates.crt", 0, 0, "FILE",      \
+      "ACME", "certificates of the CAs to trust for that server itself, PEM")                      \
+    X(acme_webroot, TEXT, "acme-webroot", "", 0, 0, "DIR", "ACME",                                 \
+      "for certbot's webroot: --redirect-listen serves what is in its .well-known/acme-challenge") \
     X(jwt_secret_file, FILES, "jwt-secret-file", "", 0, 0, "[KID=]FILE", "Tokens",                 \
       "secret that tokens are signed with, HS256; may repeat, for rotation")                       \
     X(jwt_public_key_file, FILES, "jwt-public-key-file", "", 0, 0, "[KID=]FILE", "Tokens",         \
@@ -2766,13 +2790,14 @@ static void named_write(struct buffer *b, const struct named *named)
     X(log_level, LEVEL, "log-level", "info", 0, 3, "LEVEL", "Log", "error, warn, info or debug")   \
     X(log_format, FORMAT, "log-format", "logfmt", 0, 1, "FORMAT", "Log", "logfmt or json")
 
-/* How the text of a value is read, what it is checked against and how it is printed. The first four
+/* How the text of a value is read, what it is checked against and how it is printed. The first five
  * are lists: the option may repeat. */
 enum option_type {
     OPTION_LIST,    /* of addresses */
     OPTION_FILES,   /* a list of names of files */
     OPTION_ORIGINS, /* a list, kept as browsers write them */
     OPTION_RANGES,  /* a list of address ranges */
+    OPTION_HOSTS,   /* a list of names of hosts, in lower case */
     OPTION_FLAG,
     OPTION_DURATION,
     OPTION_COUNT,
@@ -2796,6 +2821,7 @@ struct options {
 #define FIELD_FILES(field) struct option_list field;
 #define FIELD_ORIGINS(field) struct option_list field;
 #define FIELD_RANGES(field) struct option_list field;
+#define FIELD_HOSTS(field) struct option_list field;
 #define FIELD_FLAG(field) int64_t field;
 #define FIELD_DURATION(field) int64_t field;
 #define FIELD_COUNT(field) int64_t field;
@@ -2909,7 +2935,31 @@ static const char *option_bound(const struct option_row *row, int64_t n, char ou
 static bool option_is_list(const struct option_row *row)
 {
     return row->type == OPTION_LIST || row->type == OPTION_FILES || row->type == OPTION_ORIGINS ||
-           row->type == OPTION_RANGES;
+           row->type == OPTION_RANGES || row->type == OPTION_HOSTS;
+}
+
+/* Reads a name of DNS that a certificate can be for (RFC 5280 section 4.2.1.6), in lower case: what
+ * is wrong with it, as the end of a sentence, or NULL. The server that signs decides what it signs;
+ * here is what can be none of its names. */
+static const char *option_host(const char *value, char out[ORIGIN_MAX])
+{
+    int64_t port;
+    size_t label = 0, i = 0;
+    if (strchr(value, '*'))
+        return "is a wildcard, which takes a challenge by DNS: name each host, or use certbot and"
+               " --tls-cert";
+    if (!host_parse(value, out, &port) || port >= 0 || !host_is_web(out))
+        return "is no name of a host; write presence.example.com, without scheme and port";
+    if (host_is_address(out))
+        return "is an address; write the name that clients use, as presence.example.com";
+    for (; out[i]; i++, label++) {
+        if (out[i] == '.' && (!label || out[i - 1] == '-')) break;
+        if (out[i] == '.') label = SIZE_MAX; /* 0 for the next character */
+        else if ((!label && out[i] == '-') || label > 62 || strchr("_~%", out[i])) break;
+    }
+    if (out[i] || i > 253 || !label || out[i - 1] == '-' || !strchr(out, '.'))
+        return "is no whole name in DNS; write presence.example.com, without a dot at the end";
+    return NULL;
 }
 
 /* Checks a value of a list and appends a copy. False with the reason in why, and the list as it
@@ -2932,6 +2982,10 @@ static bool option_add(struct option_list *list, const struct option_row *row, c
         if (!origin_parse(value, origin))
             problem = "is no origin; write https://app.example.com, with a port unless it is the"
                       " usual one, or capacitor://localhost, and nothing behind";
+        value = problem ? value : origin;
+    }
+    if (row->type == OPTION_HOSTS) {
+        problem = option_host(value, origin);
         value = problem ? value : origin;
     }
     if (problem) return fail(why, "--%s: '%.200s' %s", row->name, value, problem);
@@ -2984,15 +3038,20 @@ static void option_clear_list(struct options *options, const struct option_row *
     *list = (struct option_list){0};
 }
 
+/* Some of the options. */
+struct option_set {
+    bool named[OPTION_COUNT_ALL];
+};
+
 /* Sets an option from one source. The first time that this source names a list the list is emptied:
  * so --listen on the command line replaces what the file says, and a second --listen beside it
- * adds. `seen` has one bit for each option that this source named. */
+ * adds. `seen` has the options that this source named. */
 static bool option_apply(struct options *options, const struct option_row *row, const char *value,
-                         uint64_t *seen, struct why why)
+                         struct option_set *seen, struct why why)
 {
-    uint64_t bit = UINT64_C(1) << (row - OPTIONS);
-    if (option_is_list(row) && !(*seen & bit)) option_clear_list(options, row);
-    *seen |= bit;
+    bool *named = &seen->named[row - OPTIONS];
+    if (option_is_list(row) && !*named) option_clear_list(options, row);
+    *named = true;
     return option_set(options, row, value, why);
 }
 
@@ -3000,7 +3059,6 @@ static bool option_apply(struct options *options, const struct option_row *row, 
  * own row does not allow ends the process in any test. */
 static void options_init(struct options *options)
 {
-    _Static_assert(OPTION_COUNT_ALL <= 64, "option_apply keeps one bit an option");
     *options = (struct options){0};
     char err[WHY_MAX];
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
@@ -3088,7 +3146,7 @@ static const char *option_env_name(const struct option_row *row, char out[64])
  * used only without the newer one. */
 static bool options_from_env(struct options *options, struct why why)
 {
-    uint64_t seen = 0;
+    struct option_set seen = {0};
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
         char name[64], line[WHY_MAX];
         const char *value = getenv(option_env_name(&OPTIONS[i], name));
@@ -3159,7 +3217,8 @@ static void config_print(FILE *out, const char *name, const char *value)
 /* Reads one line of a configuration file: a name, blanks or '=', a value; blanks around the value
  * are no part of it, and a '#' begins a comment only at the start of a line, for a value may have
  * one. A flag without a value is yes. Changes the line. False with the reason in why. */
-static bool options_from_line(struct options *options, char *line, uint64_t *seen, struct why why)
+static bool options_from_line(struct options *options, char *line, struct option_set *seen,
+                              struct why why)
 {
     char hint[96];
     line += strspn(line, " \t");
@@ -3200,7 +3259,7 @@ static bool options_from_file(struct options *options, const char *path, struct 
                     strerror(errno));
     char *line = NULL, problem[WHY_MAX];
     size_t size = 0, number = 0;
-    uint64_t seen = 0;
+    struct option_set seen = {0};
     bool good = true;
     while (good && getline(&line, &size, file) >= 0) {
         number++;
@@ -3231,7 +3290,7 @@ static enum command command_find(const char *name, size_t len)
  * value that begins with -- must be written the second way: else a forgotten value would eat the
  * next option. False with the reason in why. */
 static bool options_take(struct options *options, int argc, char **argv, int *i, bool config_pass,
-                         uint64_t *seen, struct command_line *out, struct why why)
+                         struct option_set *seen, struct command_line *out, struct why why)
 {
     const char *arg = argv[*i];
     if (!strcmp(arg, "-h")) arg = "--help";
@@ -3280,7 +3339,7 @@ static bool options_read(struct options *options, int argc, char **argv, struct 
                          struct why why)
 {
     *out = (struct command_line){COMMAND_SERVE, NULL};
-    uint64_t seen = 0;
+    struct option_set seen = {0};
     for (int i = 1; i < argc; i++)
         if (!options_take(options, argc, argv, &i, true, &seen, out, why)) return false;
     if (!options_from_env(options, why)) return false;
@@ -3303,6 +3362,7 @@ static void option_print(const struct options *options, const struct option_row 
     case OPTION_FILES:
     case OPTION_ORIGINS:
     case OPTION_RANGES:
+    case OPTION_HOSTS:
         for (size_t i = 0; i < ((const struct option_list *)field)->count; i++)
             config_print(out, row->name, ((const struct option_list *)field)->at[i]);
         return;
@@ -3374,7 +3434,9 @@ enum option_need {
     NEED_URL,
     NEED_PASSWORD,
     NEED_MINT,
-    NEED_CLUSTER
+    NEED_CLUSTER,
+    NEED_ACME,
+    NEED_REDIRECT
 };
 
 /* Options that change nothing without another option or a command. Whoever gives one believes that
@@ -3405,6 +3467,11 @@ static const struct option_needs {
     {"cluster-ca-file", NEED_CLUSTER},
     {"node-name", NEED_CLUSTER},
     {"cluster-log", NEED_CLUSTER},
+    {"acme-agree", NEED_ACME},
+    {"acme-email", NEED_ACME},
+    {"acme-server", NEED_ACME},
+    {"acme-ca-file", NEED_ACME},
+    {"acme-webroot", NEED_REDIRECT},
 };
 
 /* True if an option is other than its default. That is what can be known here, and enough: one that
@@ -3429,6 +3496,8 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_PASSWORD] = *options->admin_password_file,
         [NEED_MINT] = false, /* only a server is told of this */
         [NEED_CLUSTER] = *options->cluster,
+        [NEED_ACME] = options->acme.count > 0,
+        [NEED_REDIRECT] = options->redirect_listen.count > 0,
     };
     static const char *const lacks[] = {
         [NEED_KEY] = "without --jwt-secret-file or --jwt-public-key-file",
@@ -3438,6 +3507,8 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_PASSWORD] = "without --admin-password-file",
         [NEED_MINT] = "without --mint-token",
         [NEED_CLUSTER] = "without --cluster",
+        [NEED_ACME] = "without --acme",
+        [NEED_REDIRECT] = "without --redirect-listen",
     };
     return has[need] ? NULL : lacks[need];
 }
@@ -11604,8 +11675,13 @@ enum {
     TLS_CHUNK = 16 * 1024,         /* enciphered at a time, before the socket is asked */
     TLS_TICKET_SECONDS = 86400,    /* a session can be resumed this long */
     TLS_SELF_DAYS = 397,           /* life of a certificate of our own */
+    TLS_OWN_MAX = 4096,            /* bytes of one */
     TLS_RENEW_DAYS = 30,           /* before its end a new one is made */
 };
+
+#define TLS_PEM_BEGIN "-----BEGIN CERTIFICATE-----\n"
+#define TLS_PEM_END "-----END CERTIFICATE-----\n"
+#define ACME_PROTOCOL "acme-tls/1" /* what a client names that is an ACME server and looks */
 
 /* A certificate with its chain, and its key.
  *
@@ -11617,7 +11693,8 @@ struct tls_pair {
     mbedtls_x509_crt chain;
     mbedtls_pk_context *keys; /* one, or for RSA one for each handshake worker */
     size_t key_count;
-    char *file; /* where the certificate was read */
+    char *file;         /* where the certificate was read */
+    const char *option; /* which named that, without dashes */
 };
 
 /* Certificates in use. Never changed once made: a reload makes another, and this one is freed by
@@ -11629,6 +11706,7 @@ struct tls_config {
     struct tls_shared *shared;
     struct tls_pair *pairs;
     size_t count;
+    struct tls_pair *challenge; /* for an ACME server that looks, and for nobody else; or NULL */
 };
 
 /* What all TLS connections share. `lock` guards `config` and is held for as long as it takes to
@@ -11641,6 +11719,7 @@ struct tls_shared {
     size_t signers;                     /* handshake workers: keys of an RSA certificate */
     _Atomic size_t signer;              /* the number that the next thread which signs gets */
     struct counters *counters;
+    const char *option; /* by which certificates are named, in texts, without dashes */
 };
 
 /* The buffers of one thread, 34 KB, made when it first works on a TLS connection and freed when it
@@ -11870,6 +11949,9 @@ static int tls_offer(mbedtls_ssl_context *ssl, struct tls_shared *shared, struct
  * that a client by address or without SNI still has the choice between RSA and ECDSA; whether to go
  * on with a name that is not its own is for the client to say.
  *
+ * An ACME server that looks whether a name is ours says so by ALPN, and gets the certificate that
+ * was made for that, or none (RFC 8737 section 3): the protocol is only offered with one.
+ *
  * mbedtls_ssl_conf_cert_cb and not conf_sni: the latter is called only for a client that sends a
  * name, and keys of the configuration, which all threads share, would be used for the others. The
  * callback has no context: `own` is a member of the tls_config that tls_config_make made. After a
@@ -11883,6 +11965,11 @@ static int tls_choose(mbedtls_ssl_context *ssl)
     host.at = (const char *)mbedtls_ssl_get_hs_sni(ssl, &host.len);
     size_t offered = 0;
     int error = 0;
+    const char *protocol = mbedtls_ssl_get_alpn_protocol(ssl);
+    if (protocol && !strcmp(protocol, ACME_PROTOCOL))
+        return host.at && tls_pair_is_for(config->challenge, host)
+                   ? tls_offer(ssl, config->shared, config->challenge)
+                   : MBEDTLS_ERR_SSL_UNRECOGNIZED_NAME;
     for (size_t i = 0; host.at && !error && i < config->count; i++) {
         if (!tls_pair_is_for(&config->pairs[i], host)) continue;
         error = tls_offer(ssl, config->shared, &config->pairs[i]);
@@ -11940,19 +12027,26 @@ static bool tls_file_readable(const char *option, const char *path, struct why w
     return good;
 }
 
-/* [main] Reads a certificate with its key, and checks that they belong together. False with the
- * reason in why; the pair is to be freed with tls_pair_free in any case. A chain of which a part is
- * not understood is refused whole: clients would miss a link that the operator believes to be
- * there. */
-static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *key, struct why why)
+/* Makes a pair with nothing in it but its names, to be freed with tls_pair_free. */
+static void tls_pair_init(struct tls_pair *pair, const char *option, const char *file)
 {
-    static const char option[] = "tls-cert";
-    const char *key_option = cert == key ? option : "tls-key";
     mbedtls_x509_crt_init(&pair->chain);
     pair->keys = mem_new(sizeof *pair->keys);
     pair->key_count = 1;
     mbedtls_pk_init(pair->keys);
-    pair->file = mem_copy_text(cert, strlen(cert));
+    pair->file = mem_copy_text(file, strlen(file));
+    pair->option = option;
+}
+
+/* [main, acme] Reads a certificate with its key, and checks that they belong together. False with
+ * the reason in why; the pair is to be freed with tls_pair_free in any case. A chain of which a
+ * part is not understood is refused whole: clients would miss a link that the operator believes to
+ * be there. */
+static bool tls_pair_read(struct tls_pair *pair, const char *option, const char *cert,
+                          const char *key, struct why why)
+{
+    const char *key_option = cert == key ? option : "tls-key";
+    tls_pair_init(pair, option, cert);
     if (!tls_file_readable(option, cert, why)) return false;
     if (!tls_file_readable(key_option, key, why)) return false;
     int error = mbedtls_x509_crt_parse_file(&pair->chain, cert);
@@ -12010,7 +12104,7 @@ static void tls_pair_untimely_text(const struct tls_pair *pair, struct why why)
 {
     bool past = mbedtls_x509_time_is_past(&pair->chain.valid_to);
     const mbedtls_x509_time *t = past ? &pair->chain.valid_to : &pair->chain.valid_from;
-    fail(why, "--tls-cert: %.200s %s %04d-%02d-%02d; %s", pair->file,
+    fail(why, "--%s: %.200s %s %04d-%02d-%02d; %s", pair->option, pair->file,
          past ? "expired on" : "becomes valid on", t->year, t->mon, t->day,
          past ? "renew it" : "wait, or set the clock");
 }
@@ -12124,23 +12218,23 @@ static bool tls_pair_works(struct tls_pair *pair, struct why why)
     for (const mbedtls_x509_crt *c = chain; c; c = c->next) len += c->raw.len + AROUND;
     if (mbedtls_x509_crt_check_key_usage(chain, MBEDTLS_X509_KU_DIGITAL_SIGNATURE))
         return fail(why,
-                    "--tls-cert: %.200s is not for signatures (keyUsage); have one"
+                    "--%s: %.200s is not for signatures (keyUsage); have one"
                     " issued with digitalSignature",
-                    pair->file);
+                    pair->option, pair->file);
     if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
         return fail(why,
-                    "--tls-cert: %.200s is not for servers (extendedKeyUsage); have"
+                    "--%s: %.200s is not for servers (extendedKeyUsage); have"
                     " one issued with serverAuth",
-                    pair->file);
+                    pair->option, pair->file);
     if (len + AROUND > MESSAGE_MAX)
         return fail(why,
-                    "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
+                    "--%s: the chain in %.200s has %zu bytes, and a handshake"
                     " room for %d; leave out the root and what no client needs",
-                    pair->file, len, MESSAGE_MAX);
+                    pair->option, pair->file, len, MESSAGE_MAX);
     return fail(why,
-                "--tls-cert: no handshake of TLS %s works with %.200s (-0x%04x);"
+                "--%s: no handshake of TLS %s works with %.200s (-0x%04x);"
                 " make another",
-                version, pair->file, (unsigned)-error);
+                pair->option, version, pair->file, (unsigned)-error);
 }
 
 /* [any] Gives a reference back; the last to do so frees the certificates. NULL is fine. The order
@@ -12152,6 +12246,8 @@ static void tls_config_drop(struct tls_config *config)
     mbedtls_ssl_config_free(&config->ssl);
     for (size_t i = 0; i < config->count; i++) tls_pair_free(&config->pairs[i]);
     free(config->pairs);
+    if (config->challenge) tls_pair_free(config->challenge);
+    free(config->challenge);
     free(config);
 }
 
@@ -12166,7 +12262,17 @@ static int tls_config_set(struct tls_config *config)
     return error ? error : mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
 }
 
-/* [main] A configuration of these certificates with one reference, to be given back with
+/* [acme] Has a configuration that is not in use yet answer an ACME server with this pair, which is
+ * the configuration's from now on. Mbed TLS takes the first of our protocols that the client
+ * knows, so who can speak HTTP, too, is a client like any other. 0, or Mbed TLS's error. */
+static int tls_config_challenge(struct tls_config *config, struct tls_pair *pair)
+{
+    static const char *alpn[] = {"http/1.1", ACME_PROTOCOL, NULL};
+    config->challenge = pair;
+    return mbedtls_ssl_conf_alpn_protocols(&config->ssl, alpn);
+}
+
+/* [main, acme] A configuration of these certificates with one reference, to be given back with
  * tls_config_drop; NULL with the reason in why. Without keys each certificate's file has its key.
  * Every pair is read and tried before anything is used, so that a reload is all or nothing. */
 static struct tls_config *tls_config_make(struct tls_shared *shared, char *const *certs,
@@ -12183,13 +12289,14 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
     bool good = true;
     while (good && config->count < count) {
         size_t i = config->count++;
-        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], why) &&
+        good = tls_pair_read(&config->pairs[i], shared->option, certs[i],
+                             key_count ? keys[i] : certs[i], why) &&
                tls_pair_works(&config->pairs[i], why);
     }
     int error = good ? tls_config_set(config) : 0;
     for (size_t i = 0; good && !error && i < config->count; i++)
         error = tls_pair_copy_key(&config->pairs[i], shared->signers);
-    if (error) good = tls_file_problem("tls-cert", certs[0], error, "make another", why);
+    if (error) good = tls_file_problem(shared->option, certs[0], error, "make another", why);
     if (good) return config;
     tls_config_drop(config);
     return NULL;
@@ -12207,7 +12314,7 @@ static size_t tls_config_untimely(const struct tls_config *config, const struct 
     return count;
 }
 
-/* [main; tls.lock] Makes `config` the one for new connections, and gives the old one's
+/* [main, acme; tls.lock] Makes `config` the one for new connections, and gives the old one's
  * reference back: connections that were made with it keep it until their end. */
 static void tls_config_use(struct tls_shared *shared, struct tls_config *config)
 {
@@ -12295,6 +12402,7 @@ static bool tls_shared_init(struct tls_shared *shared, size_t signers, struct co
 {
     shared->signers = signers;
     shared->counters = counters;
+    shared->option = "tls-cert";
     pthread_mutex_init(&shared->lock, NULL);
     pthread_once(&tls_buffers_once, tls_make_key); /* if it fails, then before there are clients */
     mbedtls_ssl_ticket_init(&shared->tickets);
@@ -12314,14 +12422,22 @@ static void tls_shared_free(struct tls_shared *shared)
  * followed. False with errno set. */
 static bool tls_write_file(const char *path, const char *text)
 {
-    char next[PATH_MAX];
+    char next[PATH_MAX], dir[PATH_MAX];
     size_t len = strlen(text);
-    if (snprintf(next, sizeof next, "%s.new", path) >= (int)sizeof next) return false;
+    ssize_t n = 1;
+    if (snprintf(next, sizeof next, "%s.new", path) >= (int)sizeof next) {
+        errno = ENAMETOOLONG;
+        return false;
+    }
     unlink(next);
     int fd = open(next, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    bool good = fd >= 0 && write(fd, text, len) == (ssize_t)len && !fsync(fd);
+    for (; fd >= 0 && len && n > 0; text += n, len -= (size_t)n)
+        if ((n = write(fd, text, len)) < 0) break;
+    bool good = fd >= 0 && !len && !fsync(fd);
     if (fd >= 0) good = !close(fd) && good;
-    return good && !rename(next, path);
+    if (!good || rename(next, path)) return false;
+    errno = store_sync_directory(dirname(strcpy(dir, path)));
+    return !errno;
 }
 
 /* YYYYMMDDhhmmss of a moment that many days from now, as certificates want it. */
@@ -12332,22 +12448,59 @@ static void tls_time_text(int days, char out[16])
     strftime(out, 16, "%Y%m%d%H%M%S", gmtime_r(&when, &t));
 }
 
-/* [main] Signs a certificate for localhost and the addresses, with its own key; 0, or Mbed TLS's
- * error. Valid from yesterday, for a client's clock may be slow, and no longer than browsers accept
- * (397 days). The serial number is positive and of 16 bytes, random, so that a new certificate is
- * not taken for an old one of the same issuer. It is no CA: a browser that was told to trust it
- * trusts nothing else by that. */
-static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage *addresses,
-                         size_t count, char *out, size_t size)
+/* [main, acme] Makes an EC key of P-256; 0, or Mbed TLS's error. */
+static int tls_new_key(mbedtls_pk_context *key)
 {
-    mbedtls_x509_san_list *names = mem_new((count + 1) * sizeof *names);
+    int error = mbedtls_pk_setup(key, mbedtls_pk_info_from_type(MBEDTLS_PK_ECKEY));
+    if (error) return error;
+    return mbedtls_ecp_gen_key(MBEDTLS_ECP_DP_SECP256R1, mbedtls_pk_ec(*key), tls_random, NULL);
+}
+
+/* [main, acme] Signs a certificate for these names with its own key, as DER in `out`; 0, or Mbed
+ * TLS's error. Valid from yesterday, for a client's clock may be slow, and no longer than browsers
+ * accept (397 days). The serial number is positive and of 16 bytes, random, so that a new
+ * certificate is not taken for an old one of the same issuer. It is no CA: a browser that was told
+ * to trust it trusts nothing else by that. With the hash of a challenge it is the answer to that
+ * (RFC 8737 section 3). */
+static int tls_sign_own(mbedtls_pk_context *key, const mbedtls_x509_san_list *names,
+                        const uint8_t *challenge, uint8_t out[TLS_OWN_MAX], struct span *der)
+{
+    static const char identifier[] = "\x2b\x06\x01\x05\x05\x07\x01\x1f"; /* 1.3.6.1.5.5.7.1.31 */
     mbedtls_x509write_cert cert;
     char from[16], to[16];
-    uint8_t serial[16];
+    uint8_t serial[16], hash[2 + SHA256_SIZE] = {MBEDTLS_ASN1_OCTET_STRING, SHA256_SIZE};
     random_bytes(serial, sizeof serial);
     serial[0] = (serial[0] & 0x7f) | 0x40; /* positive, and as long as it looks */
     tls_time_text(-1, from);
     tls_time_text(TLS_SELF_DAYS, to);
+    mbedtls_x509write_crt_init(&cert);
+    mbedtls_x509write_crt_set_version(&cert, MBEDTLS_X509_CRT_VERSION_3);
+    mbedtls_x509write_crt_set_md_alg(&cert, MBEDTLS_MD_SHA256);
+    mbedtls_x509write_crt_set_subject_key(&cert, key);
+    mbedtls_x509write_crt_set_issuer_key(&cert, key);
+    int error = mbedtls_x509write_crt_set_subject_name(&cert, "CN=presence self-signed");
+    if (!error) error = mbedtls_x509write_crt_set_issuer_name(&cert, "CN=presence self-signed");
+    if (!error) error = mbedtls_x509write_crt_set_serial_raw(&cert, serial, sizeof serial);
+    if (!error) error = mbedtls_x509write_crt_set_validity(&cert, from, to);
+    if (!error) error = mbedtls_x509write_crt_set_basic_constraints(&cert, 0, -1);
+    if (!error) error = mbedtls_x509write_crt_set_subject_alternative_name(&cert, names);
+    if (challenge) memcpy(hash + 2, challenge, SHA256_SIZE);
+    if (!error && challenge)
+        error = mbedtls_x509write_crt_set_extension(&cert, identifier, sizeof identifier - 1, 1,
+                                                    hash, sizeof hash);
+    if (!error) error = mbedtls_x509write_crt_der(&cert, out, TLS_OWN_MAX, tls_random, NULL);
+    mbedtls_x509write_crt_free(&cert);
+    if (error < 0) return error;
+    *der =
+        (struct span){(char *)out + TLS_OWN_MAX - error, (size_t)error}; /* written from the end */
+    return 0;
+}
+
+/* [main] Signs a certificate for localhost and the addresses, as PEM; see tls_sign_own. */
+static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage *addresses,
+                         size_t count, char *out, size_t size)
+{
+    mbedtls_x509_san_list *names = mem_new((count + 1) * sizeof *names);
     static char host[] = "localhost";
     names[0].node.type = MBEDTLS_X509_SAN_DNS_NAME;
     names[0].node.san.unstructured_name =
@@ -12360,22 +12513,20 @@ static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage 
         names[i + 1].node.type = MBEDTLS_X509_SAN_IP_ADDRESS;
         names[i + 1].node.san.unstructured_name = (mbedtls_x509_buf){.p = at, .len = v4 ? 4 : 16};
     }
-    mbedtls_x509write_crt_init(&cert);
-    mbedtls_x509write_crt_set_version(&cert, MBEDTLS_X509_CRT_VERSION_3);
-    mbedtls_x509write_crt_set_md_alg(&cert, MBEDTLS_MD_SHA256);
-    mbedtls_x509write_crt_set_subject_key(&cert, key);
-    mbedtls_x509write_crt_set_issuer_key(&cert, key);
-    int error = mbedtls_x509write_crt_set_subject_name(&cert, "CN=presence self-signed");
-    if (!error) error = mbedtls_x509write_crt_set_issuer_name(&cert, "CN=presence self-signed");
-    if (!error) error = mbedtls_x509write_crt_set_serial_raw(&cert, serial, sizeof serial);
-    if (!error) error = mbedtls_x509write_crt_set_validity(&cert, from, to);
-    if (!error) error = mbedtls_x509write_crt_set_basic_constraints(&cert, 0, -1);
-    if (!error) error = mbedtls_x509write_crt_set_subject_alternative_name(&cert, names);
-    if (!error)
-        error = mbedtls_x509write_crt_pem(&cert, (unsigned char *)out, size, tls_random, NULL);
-    mbedtls_x509write_crt_free(&cert);
+    uint8_t bytes[TLS_OWN_MAX];
+    struct span der;
+    int error = tls_sign_own(key, names, NULL, bytes, &der);
     free(names);
-    return error;
+    if (error) return error;
+    return mbedtls_pem_write_buffer(TLS_PEM_BEGIN, TLS_PEM_END, (const uint8_t *)der.at, der.len,
+                                    (uint8_t *)out, size, &size);
+}
+
+/* Where the certificate of our own and its key are. */
+static void tls_own_paths(const char *dir, char cert[PATH_MAX], char key[PATH_MAX])
+{
+    snprintf(cert, PATH_MAX, "%s/tls-cert.pem", dir);
+    snprintf(key, PATH_MAX, "%s/tls-key.pem", dir);
 }
 
 /* [main] True if a certificate made earlier can be used for TLS_RENEW_DAYS more. It is kept then:
@@ -12390,8 +12541,8 @@ static bool tls_self_good(const char *cert, const char *key)
     gmtime_r(&soon, &t);
     mbedtls_x509_time then = {t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
                               t.tm_hour,        t.tm_min,     t.tm_sec};
-    bool good = tls_pair_read(&pair, cert, key, WHY(err)) && !tls_pair_untimely(&pair) &&
-                mbedtls_x509_time_cmp(&pair.chain.valid_to, &then) > 0;
+    bool good = tls_pair_read(&pair, "tls-self-signed", cert, key, WHY(err)) &&
+                !tls_pair_untimely(&pair) && mbedtls_x509_time_cmp(&pair.chain.valid_to, &then) > 0;
     tls_pair_free(&pair);
     return good;
 }
@@ -12406,9 +12557,7 @@ static bool tls_self_make(const char *cert, const char *key,
     if (tls_self_good(cert, key)) return true;
     mbedtls_pk_context pk;
     mbedtls_pk_init(&pk);
-    int error = mbedtls_pk_setup(&pk, mbedtls_pk_info_from_type(MBEDTLS_PK_ECKEY));
-    if (!error)
-        error = mbedtls_ecp_gen_key(MBEDTLS_ECP_DP_SECP256R1, mbedtls_pk_ec(pk), tls_random, NULL);
+    int error = tls_new_key(&pk);
     if (!error) error = tls_self_sign(&pk, addresses, count, cert_text, sizeof cert_text);
     if (!error) error = mbedtls_pk_write_key_pem(&pk, (unsigned char *)key_text, sizeof key_text);
     mbedtls_pk_free(&pk);
@@ -12721,6 +12870,9 @@ static enum handshake transport_handshake(struct transport *transport, struct tl
     if (tls->broken) return HANDSHAKE_FAILED;
     if (result == SEAM_TLS_WAIT) return HANDSHAKE_MORE;
     tls->open = true;
+    /* An ACME server has seen what it came for (RFC 8737 section 3): nothing is spoken with it. */
+    const char *protocol = mbedtls_ssl_get_alpn_protocol(&tls->ssl);
+    tls->ended = protocol && !strcmp(protocol, ACME_PROTOCOL);
     if (tls->idle.resumed) count_one(&shared->counters->tls_resumed);
     seam_tls_end_handshake(&tls->ssl, &tls->idle);
     return HANDSHAKE_DONE;
@@ -13813,7 +13965,1628 @@ static void webhook_free(struct webhook *hook)
     pthread_mutex_destroy(&hook->lock);
 }
 
-/* ==== 36. Cluster: engine and node ==============================================================
+/* ==== 36. ACME: messages ========================================================================
+ * What is said to a server that signs certificates, and what it answers, in pieces (RFC 8555): keys
+ * and signatures (JWS, RFC 7515), answers to challenges, requests for certificates, times,
+ * problems. Pure but for random numbers. Whatever the server sends is bounded before it is kept,
+ * and shown only as text. */
+
+enum {
+    ACME_BODY_MAX = 256 * 1024,           /* bytes of an answer; a chain has some 5,000 */
+    ACME_NONCE_MAX = 256,                 /* bytes of a nonce, with a NUL; as of a token */
+    ACME_KEY_TEXT = 1024,                 /* bytes of a key as PEM */
+    ACME_PROOF_MAX = ACME_NONCE_MAX + 44, /* token, dot, hash in base64url, NUL */
+};
+
+static void sha256_of(struct span text, uint8_t out[SHA256_SIZE])
+{
+    const mbedtls_md_info_t *sha256 = mbedtls_md_info_from_type(MBEDTLS_MD_SHA256);
+    if (mbedtls_md(sha256, (const uint8_t *)text.at, text.len, out)) mem_die();
+}
+
+/* Appends a P-256 key's public half as a JWK, with the members and their order that its hash is
+ * made of (RFC 7638). */
+static void acme_write_jwk(struct buffer *out, const mbedtls_pk_context *key)
+{
+    enum { SIZE = 32, POINT = 1 + 2 * SIZE };
+    uint8_t point[POINT];
+    size_t len;
+    if (mbedtls_ecp_write_public_key(mbedtls_pk_ec(*key), MBEDTLS_ECP_PF_UNCOMPRESSED, &len, point,
+                                     sizeof point))
+        mem_die();
+    buffer_text(out, "{\"crv\":\"P-256\",\"kty\":\"EC\",\"x\":\"");
+    base64url_encode(out, point + 1, SIZE);
+    buffer_text(out, "\",\"y\":\"");
+    base64url_encode(out, point + 1 + SIZE, SIZE);
+    buffer_text(out, "\"}");
+}
+
+/* Appends what proves to a server that the account's owner answers: the token, a dot and the hash
+ * of the key (RFC 8555 section 8.1). */
+static void acme_write_proof(struct buffer *out, const char *token, const mbedtls_pk_context *key)
+{
+    struct buffer jwk = {0};
+    uint8_t hash[SHA256_SIZE];
+    acme_write_jwk(&jwk, key);
+    sha256_of((struct span){jwk.at, jwk.len}, hash);
+    buffer_free(&jwk);
+    buffer_print(out, "%s.", token);
+    base64url_encode(out, hash, sizeof hash);
+}
+
+/* The signature of a text: two numbers of 32 bytes (RFC 7518 section 3.4), where Mbed TLS makes
+ * ASN.1 of them. */
+static void acme_sign_text(mbedtls_pk_context *key, struct span text, uint8_t out[64])
+{
+    uint8_t hash[SHA256_SIZE], der[MBEDTLS_PK_SIGNATURE_MAX_SIZE];
+    size_t len;
+    sha256_of(text, hash);
+    int error = mbedtls_pk_sign(key, MBEDTLS_MD_SHA256, hash, sizeof hash, der, sizeof der, &len,
+                                tls_random, NULL);
+    if (!error) error = mbedtls_ecdsa_der_to_raw(256, der, len, out, 64, &len);
+    if (error) mem_die(); /* a P-256 key of ours signs, unless there is no memory */
+}
+
+/* Appends a request's body: the payload, signed for one URL and one nonce (RFC 8555 section 6.2).
+ * An account without a URL yet is named by its key. */
+static void acme_sign(struct buffer *out, mbedtls_pk_context *key, const char *account,
+                      const char *nonce, const char *url, struct span payload)
+{
+    struct buffer head = {0}, text = {0};
+    uint8_t signature[64];
+    json_begin(&head);
+    json_text(&head, "alg", "ES256");
+    json_text(&head, "nonce", nonce);
+    json_text(&head, "url", url);
+    if (*account) {
+        json_text(&head, "kid", account);
+    } else {
+        json_key(&head, "jwk");
+        acme_write_jwk(&head, key);
+    }
+    json_close(&head, '}');
+    base64url_encode(&text, head.at, head.len);
+    size_t first = text.len;
+    buffer_text(&text, ".");
+    base64url_encode(&text, payload.at, payload.len);
+    acme_sign_text(key, (struct span){text.at, text.len}, signature);
+    json_begin(out);
+    json_span(out, "protected", (struct span){text.at, first});
+    json_span(out, "payload", (struct span){text.at + first + 1, text.len - first - 1});
+    json_key(out, "signature");
+    buffer_text(out, "\"");
+    base64url_encode(out, signature, sizeof signature);
+    buffer_text(out, "\"}");
+    buffer_free(&head);
+    buffer_free(&text);
+}
+
+/* The names as a certificate has them; the caller frees the array, the texts stay where they are.
+ */
+static mbedtls_x509_san_list *acme_alt_names(char *const *names, size_t count)
+{
+    mbedtls_x509_san_list *list = mem_new(count * sizeof *list);
+    for (size_t i = 0; i < count; i++) {
+        list[i].next = i + 1 < count ? &list[i + 1] : NULL;
+        list[i].node.type = MBEDTLS_X509_SAN_DNS_NAME;
+        list[i].node.san.unstructured_name =
+            (mbedtls_x509_buf){.p = (unsigned char *)names[i], .len = strlen(names[i])};
+    }
+    return list;
+}
+
+/* Appends a request for a certificate of these names (PKCS #10, RFC 2986) as DER; 0, or Mbed TLS's
+ * error. The subject is empty: a common name holds one name, of 64 bytes, and nobody looks at it.
+ */
+static int acme_write_csr(struct buffer *out, char *const *names, size_t count,
+                          mbedtls_pk_context *key)
+{
+    size_t size = 1024 + count * (ORIGIN_MAX + 8);
+    mbedtls_x509_san_list *list = acme_alt_names(names, count);
+    mbedtls_x509write_csr csr;
+    unsigned char *der = mem_new(size);
+    mbedtls_x509write_csr_init(&csr);
+    mbedtls_x509write_csr_set_md_alg(&csr, MBEDTLS_MD_SHA256);
+    mbedtls_x509write_csr_set_key(&csr, key);
+    int len = mbedtls_x509write_csr_set_subject_alternative_name(&csr, list);
+    if (!len) len = mbedtls_x509write_csr_der(&csr, der, size, tls_random, NULL);
+    if (len > 0) buffer_add(out, der + size - len, (size_t)len); /* it is written from the end */
+    mbedtls_x509write_csr_free(&csr);
+    free(list);
+    free(der);
+    return len > 0 ? 0 : len;
+}
+
+/* Mbed TLS asks about an extension that it does not know: the one of a challenge is ours. */
+static int acme_know_extension(void *unused, const mbedtls_x509_crt *cert,
+                               const mbedtls_x509_buf *oid, int critical, const unsigned char *at,
+                               const unsigned char *end)
+{
+    (void)unused, (void)cert, (void)oid, (void)critical, (void)at, (void)end;
+    return 0;
+}
+
+/* Makes the certificate that answers an ACME server which comes by TLS (RFC 8737): for the name,
+ * with the hash of the proof. 0, or Mbed TLS's error; the pair is to be freed in any case. */
+static int acme_make_challenge(struct tls_pair *pair, char *name, struct span proof)
+{
+    uint8_t bytes[TLS_OWN_MAX], hash[SHA256_SIZE];
+    struct span der;
+    mbedtls_x509_san_list *list = acme_alt_names(&name, 1);
+    tls_pair_init(pair, "acme", "");
+    sha256_of(proof, hash);
+    int error = tls_new_key(pair->keys);
+    if (!error) error = tls_sign_own(pair->keys, list, hash, bytes, &der);
+    if (!error)
+        error = mbedtls_x509_crt_parse_der_with_ext_cb(&pair->chain, (const uint8_t *)der.at,
+                                                       der.len, 1, acme_know_extension, NULL);
+    free(list);
+    return error;
+}
+
+/* Appends the name by which a server knows a certificate of its own when it says when to renew it
+ * (RFC 9773 section 4.1): its issuer's key and its number. Nothing if it has no such key. */
+static void acme_write_cert_id(struct buffer *out, const mbedtls_x509_crt *cert)
+{
+    const mbedtls_x509_buf *key = &cert->authority_key_id.keyIdentifier;
+    if (!key->p || !key->len) return;
+    base64url_encode(out, key->p, key->len);
+    buffer_text(out, ".");
+    base64url_encode(out, cert->serial.p, cert->serial.len);
+}
+
+/* Two digits or more to a number; -1 if another character is among them. */
+static int acme_digits(const char *at, int count)
+{
+    int n = 0;
+    for (int i = 0; i < count; i++) {
+        if (!digit_is(at[i])) return -1;
+        n = n * 10 + (at[i] - '0');
+    }
+    return n;
+}
+
+/* The wall ms of a calendar's moment, UTC; -1 if there is none such, or a part is -1. */
+static int64_t acme_moment(int year, int month, int day, int hour, int minute, int second)
+{
+    if (year < 1970 || month < 1 || month > 12 || day < 1 || day > 31 || hour < 0 || hour > 23 ||
+        minute < 0 || minute > 59 || second < 0 || second > 60)
+        return -1;
+    struct tm t = {.tm_year = year - 1900,
+                   .tm_mon = month - 1,
+                   .tm_mday = day,
+                   .tm_hour = hour,
+                   .tm_min = minute,
+                   .tm_sec = second};
+    return (int64_t)timegm(&t) * 1000;
+}
+
+/* Reads a time of RFC 3339 as wall ms, without parts of a second; -1 if it is none. */
+static int64_t acme_time(const char *text)
+{
+    static const char form[] = "dddd-dd-ddTdd:dd:dd";
+    size_t n = 0;
+    for (; form[n]; n++)
+        if (form[n] == 'd' ? !digit_is(text[n]) : toupper((unsigned char)text[n]) != form[n])
+            return -1;
+    int64_t time = acme_moment(acme_digits(text, 4), acme_digits(text + 5, 2),
+                               acme_digits(text + 8, 2), acme_digits(text + 11, 2),
+                               acme_digits(text + 14, 2), acme_digits(text + 17, 2));
+    text += n;
+    if (*text == '.') text += 1 + strspn(text + 1, "0123456789");
+    if (time < 0 || ((*text == 'Z' || *text == 'z') && !text[1])) return time;
+    if ((*text != '+' && *text != '-') || strlen(text) != 6 || text[3] != ':') return -1;
+    int hours = acme_digits(text + 1, 2), minutes = acme_digits(text + 4, 2);
+    if (hours < 0 || minutes < 0) return -1;
+    return time - (*text == '-' ? -1 : 1) * (hours * 60 + minutes) * INT64_C(60000);
+}
+
+/* Reads a Retry-After (RFC 9110 section 10.2.3), seconds or a date, as ms from now on, a year at
+ * most; -1 if it is neither. */
+static int64_t acme_retry_after(const char *text, int64_t wall)
+{
+    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    const int64_t most = INT64_C(31536000000);
+    int64_t seconds, at = -1;
+    const char *end = text;
+    if (digits_take(&end, &seconds) && !*end) return seconds < most / 1000 ? seconds * 1000 : most;
+    /* Sun, 06 Nov 1994 08:49:37 GMT */
+    if (strlen(text) != 29 || strcmp(text + 25, " GMT")) return -1;
+    for (int month = 0; month < 12; month++)
+        if (!memcmp(text + 8, months + month * 3, 3))
+            at = acme_moment(acme_digits(text + 12, 4), month + 1, acme_digits(text + 5, 2),
+                             acme_digits(text + 17, 2), acme_digits(text + 20, 2),
+                             acme_digits(text + 23, 2));
+    if (at < 0) return -1;
+    return at <= wall ? 0 : at - wall < most ? at - wall : most;
+}
+
+/* What a string of a server's stands for, cut to the room there is; "" if it is no string. */
+static void acme_text(struct json_value value, char *out, size_t size)
+{
+    char *whole = mem_new(value.raw.len + 1); /* the text of a string is longer by its quotes */
+    if (json_string(value, whole, value.raw.len + 1) < 0) *whole = 0;
+    snprintf(out, size, "%s", whole);
+    free(whole);
+}
+
+/* The string that is a member of an object, cut to the room there is; "" if there is none. */
+static void acme_member(struct json_value object, const char *name, char *out, size_t size)
+{
+    struct json_value value;
+    *out = 0;
+    if (json_member(object, name, &value)) acme_text(value, out, size);
+}
+
+/* A problem that a server tells of (RFC 8555 section 6.7). */
+struct acme_problem {
+    char type[48];    /* without the prefix that all of them have, or "" */
+    char detail[160]; /* for people, or "" */
+};
+
+/* Reads a problem; of several that are told at once, the first says more than the sum of them. */
+static void acme_read_problem(struct json_value value, struct acme_problem *out)
+{
+    static const char prefix[] = "urn:ietf:params:acme:error:";
+    struct json_value list, first;
+    size_t cursor = 0;
+    char type[sizeof prefix + sizeof out->type];
+    if (json_member(value, "subproblems", &list) && json_item(list, &cursor, &first) &&
+        first.kind == JSON_OBJECT)
+        value = first;
+    acme_member(value, "type", type, sizeof type);
+    bool known = !strncmp(type, prefix, sizeof prefix - 1);
+    snprintf(out->type, sizeof out->type, "%.47s", known ? type + sizeof prefix - 1 : type);
+    acme_member(value, "detail", out->detail, sizeof out->detail);
+}
+
+/* True if a text is base64url and not empty, as tokens and nonces are. */
+static bool acme_is_base64url(const char *text)
+{
+    size_t n = 0;
+    while (base64url_value(text[n]) >= 0) n++;
+    return n && !text[n];
+}
+
+/* True if only this machine can be at a URL's host. */
+static bool acme_is_near(const struct call_url *url)
+{
+    uint8_t packed[16];
+    if (!strcmp(url->host, "localhost")) return true;
+    if (!address_pack_text(span_of(url->host), packed)) return false;
+    if (address_is_v4(packed)) return packed[12] == 127;
+    return !memcmp(packed, &in6addr_loopback, sizeof packed);
+}
+
+/* ==== 37. ACME: orders ==========================================================================
+ * One order for a certificate (RFC 8555 section 7), from the server's directory to the chain, as a
+ * state machine: it says what to ask next, is fed with the answer, and says what follows. Pure: who
+ * sends, waits, keeps files and answers the server's challenges is ACME: the thread.
+ *
+ *     directory -> account -> order -> authorization -> challenge     each name in turn
+ *                                ^          ^  <- wait <-/
+ *                                |          |
+ *                                +----------+-> finalize -> wait -> certificate
+ *
+ * Or from the directory to the renewal information of a certificate (RFC 9773). An account is asked
+ * for each time: with a key that the server knows it gives the account there is. An order that was
+ * begun before a restart is asked for by its URL and goes on where it stands.
+ *
+ * A server may lie, loop and drip: what is kept is bounded, so is how often it is asked and how
+ * long it is waited for, and it can name no URL but on the port of its directory. */
+
+enum {
+    ACME_REFUSED_MAX = 20,      /* nonces refused in a row */
+    ACME_ASKED_MAX = 100,       /* requests for an order, and for each of its names */
+    ACME_POLL_MS = 500,         /* first wait for something under way; it doubles */
+    ACME_POLL_LAST_MS = 8000,   /* up to this */
+    ACME_WAIT_MS = 600000,      /* all waits of an order together */
+    ACME_FIRST_MS = 60000,      /* wait after a failure; it doubles */
+    ACME_LAST_MS = 43200000,    /* up to this */
+    ACME_INFO_MS = 21600000,    /* between two questions when to renew, if it is not said */
+    ACME_INFO_LEAST_MS = 60000, /* whatever is said */
+    ACME_INFO_MOST_MS = 86400000,
+};
+
+enum acme_kind { ACME_TLS_ALPN, ACME_HTTP, ACME_KINDS };
+static const char *const ACME_KIND_NAMES[] = {"tls-alpn-01", "http-01"};
+
+/* Where an order stands: what is asked for next. */
+enum acme_step {
+    ACME_DIRECTORY,
+    ACME_RENEWAL,
+    ACME_ACCOUNT,
+    ACME_ORDER,
+    ACME_ORDER_AGAIN,
+    ACME_AUTHORIZATION,
+    ACME_CHALLENGE,
+    ACME_FINALIZE,
+    ACME_CERTIFICATE,
+    ACME_STEPS,
+};
+
+/* What follows from an answer. */
+enum acme_turn {
+    ACME_ASK,    /* the next request */
+    ACME_WAIT,   /* the same, after order.wait_ms */
+    ACME_DONE,   /* it is there */
+    ACME_FAILED, /* see order.why */
+};
+
+/* An order. What is not said to be the caller's belongs to it, and acme_order_free frees it. */
+struct acme_order {
+    /* The caller's: what is wanted, and with which keys. */
+    char *const *names;
+    size_t count;
+    const char *server, *email; /* URL of the directory; "" for no address */
+    mbedtls_pk_context *account, *key;
+    const char *replaces;             /* id of the certificate that is renewed, or "" */
+    bool only_info;                   /* nothing is ordered: when is that to be renewed? */
+    enum acme_kind kinds[ACME_KINDS]; /* challenges that can be answered, the first is best */
+    size_t kind_count;
+
+    /* Where it stands. */
+    enum acme_step step;
+    bool secure; /* as the directory's URL; all others are like it */
+    uint16_t port;
+    bool resumed;               /* the order was begun before */
+    bool fetches_nonce;         /* what is asked now is a nonce for the step */
+    bool challenged;            /* the server was told to look, for the authorization at hand */
+    bool keeps_nothing;         /* the order is of no use any more */
+    bool by_challenge;          /* it failed for one */
+    char nonce[ACME_NONCE_MAX]; /* for the next request, or "" */
+    char *nonce_url, *account_new_url, *order_new_url, *info_url;
+    char *account_url, *order_url, *finalize_url, *certificate_url, *challenge_url;
+    char **authorizations; /* URLs; those before `at` are done */
+    size_t authorization_count, at;
+    unsigned refused, asked;
+    int64_t poll_ms, waited_ms;
+    char *info_text; /* info_url with the certificate's id */
+
+    /* What is to be done, and what came of it. */
+    enum acme_kind kind;        /* of the challenge to be answered while there is a token */
+    char token[ACME_NONCE_MAX]; /* of it, or "" */
+    char name[ORIGIN_MAX];      /* that it is for */
+    int64_t wait_ms;
+    struct buffer chain;            /* PEM, as the server sent it */
+    int64_t window_from, window_to; /* wall ms: when to renew, or 0 */
+    int64_t retry_ms;               /* how long the server wants to be left alone, or -1 */
+    char why[CALL_WHY];
+};
+
+/* An answer: its status, and its head and body, which are the caller's. */
+struct acme_answer {
+    int status;
+    struct span head, body;
+};
+
+/* A request. The texts live until the next call for the order, the body is the caller's to free. */
+struct acme_request {
+    const char *method, *url;
+    struct buffer body; /* empty for GET and HEAD */
+};
+
+/* Says what went wrong, as printf does. False, for the caller to return. */
+__attribute__((format(printf, 2, 3))) static bool acme_fail(struct acme_order *o,
+                                                            const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(o->why, sizeof o->why, format, args);
+    va_end(args);
+    return false;
+}
+
+/* Forgets the order that the server has, and what belongs to it: another is to be made. */
+static void acme_forget(struct acme_order *o)
+{
+    char **urls[] = {&o->order_url, &o->finalize_url, &o->certificate_url, &o->challenge_url};
+    for (size_t i = 0; i < sizeof urls / sizeof *urls; i++) {
+        free(*urls[i]);
+        *urls[i] = NULL;
+    }
+    for (size_t i = 0; i < o->authorization_count; i++) free(o->authorizations[i]);
+    free(o->authorizations);
+    o->authorizations = NULL;
+    o->authorization_count = o->at = 0;
+    o->challenged = o->resumed = false;
+    *o->token = 0;
+}
+
+static void acme_order_free(struct acme_order *o)
+{
+    char **urls[] = {&o->nonce_url, &o->account_new_url, &o->order_new_url,
+                     &o->info_url,  &o->account_url,     &o->info_text};
+    acme_forget(o);
+    for (size_t i = 0; i < sizeof urls / sizeof *urls; i++) {
+        free(*urls[i]);
+        *urls[i] = NULL;
+    }
+    buffer_free(&o->chain);
+}
+
+/* Begins at the directory; the caller has set what is its own, and order_url for one to go on with.
+ * False with the reason in why if the server's URL is none. */
+static bool acme_order_begin(struct acme_order *o)
+{
+    struct call_url url;
+    o->step = ACME_DIRECTORY;
+    o->resumed = o->order_url != NULL;
+    o->poll_ms = ACME_POLL_MS;
+    o->retry_ms = -1;
+    if (!call_url_parse(o->server, &url)) return acme_fail(o, "its URL is none");
+    o->secure = url.secure;
+    o->port = url.port;
+    return true;
+}
+
+/* Keeps a URL that the server names. */
+static bool acme_take_url(struct acme_order *o, const char *text, char **out)
+{
+    struct call_url url;
+    if (!call_url_parse(text, &url)) return acme_fail(o, "it names '%.80s', which is no URL", text);
+    if (url.secure != o->secure || url.port != o->port || (!o->secure && !acme_is_near(&url)))
+        return acme_fail(o, "it names %.80s, which is not on the port of its directory", text);
+    free(*out);
+    *out = mem_copy_text(text, strlen(text));
+    return true;
+}
+
+/* Keeps a URL that is a member of what the server sent. */
+static bool acme_take_member(struct acme_order *o, struct json_value value, const char *name,
+                             char **out)
+{
+    char text[CALL_URL_MAX + 2];
+    acme_member(value, name, text, sizeof text);
+    return *text ? acme_take_url(o, text, out) : acme_fail(o, "it does not say its %s", name);
+}
+
+/* Waits before the same is asked again, as long as the server wants or a little longer each time;
+ * false when it has been enough. */
+static bool acme_poll(struct acme_order *o)
+{
+    int64_t left = ACME_WAIT_MS - o->waited_ms;
+    o->wait_ms = o->retry_ms >= 0 ? o->retry_ms : o->poll_ms;
+    if (o->wait_ms < ACME_POLL_MS / 10) o->wait_ms = ACME_POLL_MS / 10;
+    if (o->wait_ms > left)
+        return acme_fail(o, "it was not done within %d minutes", ACME_WAIT_MS / 60000);
+    o->retry_ms = -1;
+    o->waited_ms += o->wait_ms;
+    o->poll_ms = o->poll_ms * 2 < ACME_POLL_LAST_MS ? o->poll_ms * 2 : ACME_POLL_LAST_MS;
+    return true;
+}
+
+/* ---- What is asked: the payload of each step that has one. ---- */
+
+static bool acme_ask_account(struct acme_order *o, struct buffer *out)
+{
+    json_begin(out);
+    json_bool(out, "termsOfServiceAgreed", true);
+    if (*o->email) {
+        char text[ORIGIN_MAX + 8];
+        snprintf(text, sizeof text, "mailto:%s", o->email);
+        json_open(out, "contact", '[');
+        json_text(out, NULL, text);
+        json_close(out, ']');
+    }
+    json_close(out, '}');
+    return true;
+}
+
+static bool acme_ask_order(struct acme_order *o, struct buffer *out)
+{
+    json_begin(out);
+    json_open(out, "identifiers", '[');
+    for (size_t i = 0; i < o->count; i++) {
+        json_open(out, NULL, '{');
+        json_text(out, "type", "dns");
+        json_text(out, "value", o->names[i]);
+        json_close(out, '}');
+    }
+    json_close(out, ']');
+    if (*o->replaces && o->info_url) json_text(out, "replaces", o->replaces);
+    json_close(out, '}');
+    return true;
+}
+
+static bool acme_ask_challenge(struct acme_order *o, struct buffer *out)
+{
+    (void)o;
+    buffer_text(out, "{}");
+    return true;
+}
+
+static bool acme_ask_finalize(struct acme_order *o, struct buffer *out)
+{
+    struct buffer csr = {0};
+    int error = acme_write_csr(&csr, o->names, o->count, o->key);
+    json_begin(out);
+    json_key(out, "csr");
+    buffer_text(out, "\"");
+    base64url_encode(out, csr.at, csr.len);
+    buffer_text(out, "\"}");
+    buffer_free(&csr);
+    return !error ||
+           acme_fail(o, "no request for a certificate can be made (-0x%04x)", (unsigned)-error);
+}
+
+/* ---- What is answered. Each sets the next step; false with the reason in why. ---- */
+
+static bool acme_got_directory(struct acme_order *o, struct json_value value, enum acme_turn *turn)
+{
+    struct json_value meta, needed;
+    bool offers = json_member(value, "renewalInfo", &meta);
+    if (offers && !acme_take_member(o, value, "renewalInfo", &o->info_url)) return false;
+    if (o->only_info) {
+        struct buffer text = {0};
+        buffer_print(&text, "%s%s%s", o->info_url ? o->info_url : "",
+                     o->info_url && o->info_url[strlen(o->info_url) - 1] == '/' ? "" : "/",
+                     o->replaces);
+        free(o->info_text);
+        o->info_text = mem_copy_text(text.at, text.len);
+        buffer_free(&text);
+        o->step = ACME_RENEWAL;
+        *turn = offers ? ACME_ASK : ACME_DONE;
+        return true;
+    }
+    if (json_member(value, "meta", &meta) &&
+        json_member(meta, "externalAccountRequired", &needed) && needed.kind == JSON_TRUE)
+        return acme_fail(o, "it wants an external account, which cannot be given here; name another"
+                            " --acme-server, or use certbot");
+    o->step = ACME_ACCOUNT;
+    return acme_take_member(o, value, "newNonce", &o->nonce_url) &&
+           acme_take_member(o, value, "newAccount", &o->account_new_url) &&
+           acme_take_member(o, value, "newOrder", &o->order_new_url);
+}
+
+static bool acme_got_renewal(struct acme_order *o, struct json_value value, enum acme_turn *turn)
+{
+    struct json_value window;
+    char from[64], to[64];
+    *turn = ACME_DONE;
+    if (!json_member(value, "suggestedWindow", &window))
+        return acme_fail(o, "it does not say its suggestedWindow");
+    acme_member(window, "start", from, sizeof from);
+    acme_member(window, "end", to, sizeof to);
+    int64_t begin = acme_time(from), end = acme_time(to);
+    if (begin < 0 || end < begin) return acme_fail(o, "its suggestedWindow is none");
+    o->window_from = begin;
+    o->window_to = end;
+    return true;
+}
+
+static bool acme_got_account(struct acme_order *o, struct json_value value, enum acme_turn *turn)
+{
+    char status[32];
+    (void)turn;
+    acme_member(value, "status", status, sizeof status);
+    if (*status && strcmp(status, "valid"))
+        return acme_fail(o, "the account is %s; remove acme-account.pem from --data for another",
+                         status);
+    o->step = o->order_url ? ACME_ORDER_AGAIN : ACME_ORDER;
+    return o->account_url || acme_fail(o, "it does not say the account's URL");
+}
+
+/* Keeps the authorizations of an order: one a name, and not more. */
+static bool acme_take_authorizations(struct acme_order *o, struct json_value value)
+{
+    struct json_value list, item;
+    size_t cursor = 0;
+    if (o->authorization_count) return true; /* they do not change */
+    if (!json_member(value, "authorizations", &list)) list = (struct json_value){0};
+    o->authorizations = mem_new(o->count * sizeof *o->authorizations);
+    while (json_item(list, &cursor, &item)) {
+        char text[CALL_URL_MAX + 2];
+        if (o->authorization_count == o->count)
+            return acme_fail(o, "it wants more authorizations than there are names");
+        acme_text(item, text, sizeof text);
+        if (!acme_take_url(o, text, &o->authorizations[o->authorization_count])) return false;
+        o->authorization_count++;
+    }
+    return o->authorization_count || acme_fail(o, "it does not say its authorizations");
+}
+
+/* Says that an order, a name or a challenge has failed, by the problem that the server gives. */
+static bool acme_refused(struct acme_order *o, const char *what, const char *status,
+                         struct json_value value)
+{
+    struct json_value error;
+    struct acme_problem problem = {0};
+    o->keeps_nothing = true;
+    if (json_member(value, "error", &error)) acme_read_problem(error, &problem);
+    if (!*problem.type && !*problem.detail) return acme_fail(o, "%.80s is %s", what, status);
+    return acme_fail(o, "%.80s is %s: %s: %s", what, status, problem.type, problem.detail);
+}
+
+/* An order, new, as it stands, or finalized: by its status. */
+static bool acme_got_order(struct acme_order *o, struct json_value value, enum acme_turn *turn)
+{
+    char status[32];
+    bool finalized = o->step == ACME_FINALIZE;
+    acme_member(value, "status", status, sizeof status);
+    if (!o->order_url) return acme_fail(o, "it does not say the order's URL");
+    o->step = ACME_ORDER_AGAIN;
+    if (!strcmp(status, "valid")) {
+        o->step = ACME_CERTIFICATE;
+        return acme_take_member(o, value, "certificate", &o->certificate_url);
+    }
+    if (!strcmp(status, "pending") && !finalized) {
+        if (!acme_take_authorizations(o, value)) return false;
+        if (o->at < o->authorization_count) {
+            o->step = ACME_AUTHORIZATION;
+            return true;
+        }
+    }
+    if (!strcmp(status, "ready") && !finalized) {
+        o->step = ACME_FINALIZE;
+        return acme_take_member(o, value, "finalize", &o->finalize_url);
+    }
+    if (!strcmp(status, "processing") || !strcmp(status, "pending") || !strcmp(status, "ready")) {
+        *turn = ACME_WAIT;
+        return acme_poll(o);
+    }
+    if (o->resumed) { /* what was begun before the restart has come to nothing */
+        acme_forget(o);
+        o->step = ACME_ORDER;
+        return true;
+    }
+    return acme_refused(o, "the order", *status ? status : "in no state", value);
+}
+
+/* Chooses the best challenge that can be answered here: its token and URL. */
+static bool acme_choose(struct acme_order *o, struct json_value challenges)
+{
+    for (size_t i = 0; i < o->kind_count; i++) {
+        struct json_value item;
+        size_t cursor = 0;
+        while (json_item(challenges, &cursor, &item)) {
+            struct json_value type;
+            char token[ACME_NONCE_MAX + 1], status[32];
+            if (!json_member(item, "type", &type) || !json_is(type, ACME_KIND_NAMES[o->kinds[i]]))
+                continue;
+            acme_member(item, "token", token, sizeof token);
+            if (strlen(token) >= sizeof o->token || !acme_is_base64url(token))
+                return acme_fail(o, "the token of its challenge is none");
+            if (!acme_take_member(o, item, "url", &o->challenge_url)) return false;
+            acme_member(item, "status", status, sizeof status);
+            o->kind = o->kinds[i];
+            memcpy(o->token, token, strlen(token) + 1);
+            /* Told before a restart: it looks already, or will again. */
+            o->challenged = !strcmp(status, "processing");
+            return true;
+        }
+    }
+    return acme_fail(o, "it offers none of the challenges that can be answered here (%s%s%s)",
+                     ACME_KIND_NAMES[o->kinds[0]], o->kind_count > 1 ? ", " : "",
+                     o->kind_count > 1 ? ACME_KIND_NAMES[o->kinds[1]] : "");
+}
+
+/* The problem of the challenge that made an authorization invalid. */
+static bool acme_challenge_failed(struct acme_order *o, const char *status, struct json_value value)
+{
+    struct json_value list, item, error;
+    size_t cursor = 0;
+    char what[ORIGIN_MAX + 32];
+    bool asked = *o->token;
+    snprintf(what, sizeof what, "%.80s%s%s", o->name, asked ? " by " : "",
+             asked ? ACME_KIND_NAMES[o->kind] : "");
+    o->by_challenge = true;
+    if (json_member(value, "challenges", &list))
+        while (json_item(list, &cursor, &item))
+            if (json_member(item, "error", &error)) value = item;
+    return acme_refused(o, what, status, value);
+}
+
+/* An authorization: of a name that is ours already, or with challenges to choose from. */
+static bool acme_got_authorization(struct acme_order *o, struct json_value value,
+                                   enum acme_turn *turn)
+{
+    struct json_value identifier, list;
+    char status[32], name[ORIGIN_MAX];
+    bool known = false;
+    acme_member(value, "status", status, sizeof status);
+    if (!json_member(value, "identifier", &identifier)) identifier = (struct json_value){0};
+    acme_member(identifier, "value", name, sizeof name);
+    for (size_t i = 0; i < o->count; i++) known |= !strcasecmp(o->names[i], name);
+    if (!known) return acme_fail(o, "it authorizes '%.80s', which was not asked for", name);
+    snprintf(o->name, sizeof o->name, "%s", name);
+    if (!strcmp(status, "valid")) {
+        *o->token = 0;
+        o->challenged = false;
+        o->poll_ms = ACME_POLL_MS;
+        o->step = ++o->at < o->authorization_count ? ACME_AUTHORIZATION : ACME_ORDER_AGAIN;
+        return true;
+    }
+    if (strcmp(status, "pending"))
+        return acme_challenge_failed(o, *status ? status : "in no state", value);
+    if (!*o->token) {
+        if (!json_member(value, "challenges", &list)) list = (struct json_value){0};
+        if (!acme_choose(o, list)) return false;
+    }
+    if (!o->challenged) {
+        o->step = ACME_CHALLENGE;
+        return true;
+    }
+    *turn = ACME_WAIT;
+    return acme_poll(o);
+}
+
+/* A challenge: the server looks from now on, and its authorization says what it saw. */
+static bool acme_got_challenge(struct acme_order *o, struct json_value value, enum acme_turn *turn)
+{
+    (void)value;
+    o->challenged = true;
+    o->step = ACME_AUTHORIZATION;
+    *turn = ACME_WAIT;
+    return acme_poll(o);
+}
+
+/* The steps in the order of enum acme_step. */
+static const struct acme_step_row {
+    const char *what; /* in texts: its directory */
+    bool is_signed;
+    bool (*ask)(struct acme_order *o, struct buffer *payload); /* NULL: nothing is said */
+    bool (*got)(struct acme_order *o, struct json_value value, enum acme_turn *turn);
+} ACME_ROWS[] = {
+    {"directory", false, NULL, acme_got_directory},
+    {"renewal information", false, NULL, acme_got_renewal},
+    {"account", true, acme_ask_account, acme_got_account},
+    {"order", true, acme_ask_order, acme_got_order},
+    {"order", true, NULL, acme_got_order},
+    {"authorization", true, NULL, acme_got_authorization},
+    {"challenge", true, acme_ask_challenge, acme_got_challenge},
+    {"order, finalized,", true, acme_ask_finalize, acme_got_order},
+    {"certificate", true, NULL, NULL},
+};
+_Static_assert(sizeof ACME_ROWS / sizeof *ACME_ROWS == ACME_STEPS, "one row a step");
+
+/* The URL of a step. */
+static const char *acme_step_url(const struct acme_order *o)
+{
+    const char *const urls[] = {
+        [ACME_DIRECTORY] = o->server,
+        [ACME_RENEWAL] = o->info_text,
+        [ACME_ACCOUNT] = o->account_new_url,
+        [ACME_ORDER] = o->order_new_url,
+        [ACME_ORDER_AGAIN] = o->order_url,
+        [ACME_AUTHORIZATION] = o->at < o->authorization_count ? o->authorizations[o->at] : NULL,
+        [ACME_CHALLENGE] = o->challenge_url,
+        [ACME_FINALIZE] = o->finalize_url,
+        [ACME_CERTIFICATE] = o->certificate_url,
+    };
+    if (!urls[o->step]) fatal("a step of an order has no URL");
+    return urls[o->step];
+}
+
+/* What to ask now. False with the reason in why when it was enough, or it cannot be said. */
+static bool acme_order_next(struct acme_order *o, struct acme_request *out)
+{
+    const struct acme_step_row *row = &ACME_ROWS[o->step];
+    *out = (struct acme_request){.method = "GET", .url = acme_step_url(o)};
+    if (o->asked++ >= ACME_ASKED_MAX * (o->count + 1))
+        return acme_fail(o, "it was asked %u times, and there is no end", o->asked - 1);
+    o->fetches_nonce = row->is_signed && !*o->nonce;
+    if (o->fetches_nonce) {
+        *out = (struct acme_request){.method = "HEAD", .url = o->nonce_url};
+    } else if (row->is_signed) {
+        struct buffer payload = {0};
+        out->method = "POST";
+        bool good = !row->ask || row->ask(o, &payload);
+        if (good)
+            acme_sign(&out->body, o->account, o->step == ACME_ACCOUNT ? "" : o->account_url,
+                      o->nonce, out->url, (struct span){payload.at, payload.len});
+        *o->nonce = 0; /* for one request only */
+        buffer_free(&payload);
+        return good;
+    }
+    return true;
+}
+
+/* An answer that refuses: what follows from it. */
+static enum acme_turn acme_order_refused(struct acme_order *o, int status, struct json_value value)
+{
+    struct acme_problem problem = {0};
+    acme_read_problem(value, &problem);
+    if (!strcmp(problem.type, "badNonce") && o->refused++ < ACME_REFUSED_MAX)
+        return ACME_ASK; /* with the one that came with it (RFC 8555 section 6.5) */
+    bool gone = status < 500 && status != 429 && strcmp(problem.type, "rateLimited");
+    if (gone && o->step == ACME_ORDER_AGAIN && o->resumed) {
+        acme_forget(o);
+        o->step = ACME_ORDER;
+        return ACME_ASK;
+    }
+    if (gone && o->step == ACME_ORDER && *o->replaces) {
+        o->replaces = ""; /* it may not be known there any more, or be replaced already */
+        return ACME_ASK;
+    }
+    o->keeps_nothing |= gone && o->step > ACME_ORDER;
+    acme_fail(o, "its %s: answered %d%s%s%s%s", ACME_ROWS[o->step].what, status,
+              *problem.type ? ", " : "", problem.type, *problem.detail ? ": " : "", problem.detail);
+    return ACME_FAILED;
+}
+
+/* Takes what stands in the head of an answer: a nonce, a URL, how long to wait. */
+static bool acme_take_head(struct acme_order *o, const struct acme_answer *answer, int64_t wall)
+{
+    char text[CALL_URL_MAX + 2];
+    const char *at = answer->head.at;
+    size_t len = answer->head.len;
+    o->retry_ms = -1;
+    if (http_find_header(at, len, "Replay-Nonce", text, sizeof o->nonce) && acme_is_base64url(text))
+        memcpy(o->nonce, text, strlen(text) + 1);
+    if (http_find_header(at, len, "Retry-After", text, sizeof text))
+        o->retry_ms = acme_retry_after(text, wall);
+    if (o->fetches_nonce || answer->status >= 300) return true;
+    char **url = o->step == ACME_ACCOUNT ? &o->account_url
+                 : o->step == ACME_ORDER ? &o->order_url
+                                         : NULL;
+    if (!url || !http_find_header(at, len, "Location", text, sizeof text)) return true;
+    return acme_take_url(o, text, url);
+}
+
+/* Takes an answer to what acme_order_next said last. */
+static enum acme_turn acme_order_take(struct acme_order *o, const struct acme_answer *answer,
+                                      int64_t wall)
+{
+    const struct acme_step_row *row = &ACME_ROWS[o->step];
+    enum acme_turn turn = ACME_ASK;
+    struct json_value value = {0};
+    bool good = answer->status >= 200 && answer->status < 300;
+    if (!acme_take_head(o, answer, wall)) return ACME_FAILED;
+    if (o->fetches_nonce && good && *o->nonce) return ACME_ASK;
+    if (o->fetches_nonce) {
+        acme_fail(o, "its nonce: answered %d without one", answer->status);
+        return ACME_FAILED;
+    }
+    bool json = json_parse(answer->body, JSON_DEPTH_MAX, &value);
+    if (!good) return acme_order_refused(o, answer->status, value);
+    o->refused = 0;
+    if (o->step == ACME_CERTIFICATE) {
+        o->chain.len = 0;
+        buffer_add(&o->chain, answer->body.at, answer->body.len);
+        return ACME_DONE;
+    }
+    if (!json || value.kind != JSON_OBJECT) {
+        acme_fail(o, "its %s: the answer is no JSON object", row->what);
+        return ACME_FAILED;
+    }
+    return row->got(o, value, &turn) ? turn : ACME_FAILED;
+}
+
+/* When a certificate is to be renewed. */
+struct acme_plan {
+    int64_t from, to;               /* wall ms: its life; 0: there is none that will do */
+    int64_t window_from, window_to; /* when its server wants it renewed, or 0 */
+    uint32_t chance;                /* where in that window, or how long after two thirds of its
+                                       life: not all servers at once */
+};
+
+/* The moment, wall ms, from which on it is to be renewed: in the window that its server gives, else
+ * after two thirds of its life and up to a thirtieth; never in the last tenth. */
+static int64_t acme_plan_at(const struct acme_plan *plan)
+{
+    int64_t life = plan->to - plan->from, from = plan->from + life / 3 * 2, spread = life / 30;
+    if (!plan->to) return 0;
+    if (plan->window_to) {
+        from = plan->window_from;
+        spread = plan->window_to - plan->window_from;
+    }
+    int64_t at = from + (int64_t)((double)spread * plan->chance / UINT32_MAX);
+    int64_t last = plan->to - life / 10;
+    return at < last ? at : last;
+}
+
+/* How long to wait after so many failures in a row, ms: 1, 2, 4 ... minutes to 12 hours, and up to
+ * 10 % more, which a random number decides. */
+static int64_t acme_backoff(unsigned failures, uint16_t random)
+{
+    int64_t wait = ACME_LAST_MS;
+    if (failures < 11) wait = (int64_t)ACME_FIRST_MS << (failures ? failures - 1 : 0);
+    if (wait > ACME_LAST_MS) wait = ACME_LAST_MS;
+    return wait + wait * random / (10 * UINT16_MAX);
+}
+
+/* ==== 38. ACME: the thread ======================================================================
+ * Who gets a certificate for --acme, and renews it: a thread that makes the requests of an order,
+ * keeps its files, has listener and handshake workers answer the server's challenges, and waits.
+ * From its start on it is the only one to change the certificates in use.
+ *
+ * In --data, each for the owner alone, and replaced as a whole:
+ *
+ *     acme-account.pem    the account's key; who loses it gets another account
+ *     acme-order.pem      an order under way: for what, its URL, the key of its certificate
+ *     acme-cert.pem       the chain in use and its key; from which server and for which names
+ *
+ * So a stop at any moment costs nothing: an order goes on where it stands, or another is made, and
+ * a good certificate is only ever replaced by one that was tried. Until there is one, one of our
+ * own is served. */
+
+enum {
+    ACME_CALL_MS = 30000,    /* a request, connecting included */
+    ACME_LOOK_MS = 60000,    /* how often the clock is looked at, which may be set meanwhile */
+    ACME_FILE_MAX = 1 << 20, /* bytes of one of the files */
+    ACME_ANSWER_MAX = 65536, /* bytes of a file below --acme-webroot */
+};
+
+/* The thread and what others may know of it. */
+struct acme {
+    const struct options *options;
+    struct log *log;
+    struct counters *counters;
+    struct tls_shared *tls;
+    struct caller caller; /* woken to look whether there is something to do, or at stop_by */
+    pthread_t thread;
+    bool running;               /* the thread was started */
+    _Atomic bool again;         /* what waits after a failure is to be tried now */
+    mbedtls_pk_context account; /* the thread's, as is all up to the lock */
+    bool got;                   /* acme-cert.pem is in use */
+    bool answers;               /* a challenge */
+    bool other;                 /* the second kind of challenge is tried first */
+    unsigned failures;          /* in a row */
+    struct acme_plan plan;
+    int64_t retry_at, info_at;  /* mono: not before; when to ask for the window */
+    pthread_mutex_t lock;       /* all below */
+    char token[ACME_NONCE_MAX]; /* of the challenge by HTTP at hand, or "" */
+    char proof[ACME_PROOF_MAX]; /* the answer to it */
+    int64_t renew_at;           /* wall ms; 0: as soon as can be */
+    int64_t failing_since;      /* wall ms, or 0 */
+    char last_error[CALL_WHY];  /* of the last attempt; "" if it did not fail */
+};
+
+/* [any] True if there is a certificate to get. */
+static bool acme_wanted(const struct acme *acme)
+{
+    return acme->options && acme->options->acme.count && acme->options->tls_listen.count;
+}
+
+static void acme_path(const struct acme *acme, const char *name, char out[PATH_MAX])
+{
+    snprintf(out, PATH_MAX, "%s/acme-%s.pem", acme->options->data, name);
+}
+
+/* Appends the names with commas between. */
+static void acme_write_names(const struct acme *acme, struct buffer *out)
+{
+    const struct option_list *names = &acme->options->acme;
+    for (size_t i = 0; i < names->count; i++)
+        buffer_print(out, "%s%s", i ? ", " : "", names->at[i]);
+}
+
+/* Appends the line that says what a file is of: with another server or other names it is of no use.
+ */
+static void acme_write_mark(const struct acme *acme, struct buffer *out)
+{
+    buffer_print(out, "# %s for ", acme->options->acme_server);
+    acme_write_names(acme, out);
+    buffer_text(out, "\n");
+}
+
+/* [main, acme] Reads one of the files; false if there is none that can be read. With a mark: if it
+ * is that of the file, *rest is what is behind it, else "". The caller gives `out` to secret_free.
+ */
+static bool acme_read(const struct acme *acme, const char *name, struct buffer *out,
+                      const char **rest)
+{
+    char path[PATH_MAX], err[WHY_MAX];
+    struct buffer mark = {0};
+    acme_path(acme, name, path);
+    if (!secret_read("data", path, false, ACME_FILE_MAX, out, WHY(err))) return false;
+    acme_write_mark(acme, &mark);
+    bool marked = out->len >= mark.len && !memcmp(out->at, mark.at, mark.len);
+    *rest = marked ? out->at + mark.len : "";
+    buffer_free(&mark);
+    return true;
+}
+
+/* [main, acme] Has new connections use the certificate there is: the one that was got, else one of
+ * our own; with a pair that answers a challenge, which is taken over. False with the reason in why,
+ * and what was in use still is. */
+static bool acme_use(struct acme *acme, struct tls_pair *challenge, struct why why)
+{
+    char cert[PATH_MAX], key[PATH_MAX], *at_cert = cert, *at_key = key;
+    if (acme->got) acme_path(acme, "cert", cert);
+    else tls_own_paths(acme->options->data, cert, key);
+    struct tls_config *config =
+        tls_config_make(acme->tls, &at_cert, 1, &at_key, acme->got ? 0 : 1, why);
+    if (!config) {
+        if (challenge) tls_pair_free(challenge);
+        free(challenge);
+        return false;
+    }
+    int error = challenge ? tls_config_challenge(config, challenge) : 0;
+    if (error) {
+        tls_config_drop(config);
+        return tls_file_problem("acme", cert, error, "it cannot be served", why);
+    }
+    tls_config_use(acme->tls, config);
+    return true;
+}
+
+/* [main, acme] Tells of a certificate that is outside its time: it is used all the same, being the
+ * best there is, and the clock may be what is wrong. */
+static void acme_warn(struct acme *acme)
+{
+    char err[WHY_MAX];
+    const struct tls_pair *untimely;
+    struct tls_config *config = tls_config_take(acme->tls);
+    if (tls_config_untimely(config, &untimely)) {
+        tls_pair_untimely_text(untimely, WHY(err));
+        log_line(acme->log, LOG_ERROR, "%s; it is used all the same", err);
+    }
+    tls_config_drop(config);
+}
+
+/* [main, acme] Learns from the certificate in use when to renew it: at once, if it is one of our
+ * own, of another server or for other names. */
+static void acme_make_plan(struct acme *acme)
+{
+    struct buffer file = {0};
+    const char *rest = "";
+    uint32_t chance;
+    random_bytes(&chance, sizeof chance);
+    acme->plan = (struct acme_plan){.chance = chance};
+    if (acme->got && acme_read(acme, "cert", &file, &rest) && *rest) {
+        struct tls_config *config = tls_config_take(acme->tls);
+        const mbedtls_x509_crt *cert = &config->pairs[0].chain;
+        acme->plan.from = tls_wall_time(&cert->valid_from);
+        acme->plan.to = tls_wall_time(&cert->valid_to);
+        tls_config_drop(config);
+    }
+    secret_free(&file);
+}
+
+/* [any; acme.lock] Says when the next renewal is. */
+static void acme_show_plan(struct acme *acme)
+{
+    lock_take(&acme->lock, RANK_ACME);
+    acme->renew_at = acme_plan_at(&acme->plan);
+    lock_give(&acme->lock, RANK_ACME);
+}
+
+/* [main] Reads the account's key, or makes it. False with the reason in why: a key that cannot be
+ * read is not replaced, for it may be the only way to an account that is worth something. */
+static bool acme_read_account(struct acme *acme, struct why why)
+{
+    char path[PATH_MAX], text[ACME_KEY_TEXT];
+    mbedtls_ecp_group_id group = MBEDTLS_ECP_DP_NONE;
+    acme_path(acme, "account", path);
+    if (!access(path, F_OK)) {
+        int error = mbedtls_pk_parse_keyfile(&acme->account, path, NULL, tls_random, NULL);
+        if (!error && mbedtls_pk_can_do(&acme->account, MBEDTLS_PK_ECKEY))
+            group = mbedtls_ecp_keypair_get_group_id(mbedtls_pk_ec(acme->account));
+        if (group == MBEDTLS_ECP_DP_SECP256R1) return true;
+        return fail(why,
+                    "--acme: %.200s holds no key of P-256 that can be read; put the old one"
+                    " back, or remove it for a new account",
+                    path);
+    }
+    int error = tls_new_key(&acme->account);
+    if (!error)
+        error = mbedtls_pk_write_key_pem(&acme->account, (unsigned char *)text, sizeof text);
+    if (error) return tls_file_problem("acme", path, error, "no key can be made", why);
+    bool good = tls_write_file(path, text);
+    mbedtls_platform_zeroize(text, sizeof text);
+    return good || fail(why, "--acme: cannot write %.200s: %s", path, strerror(errno));
+}
+
+/* [main] Puts the certificate of an earlier run to use, if there is one; one that cannot be used is
+ * told of, and replaced by the next. False with the reason in why. */
+static bool acme_begin(struct acme *acme, struct why why)
+{
+    char path[PATH_MAX], err[WHY_MAX];
+    acme_path(acme, "cert", path);
+    if (!acme_read_account(acme, why)) return false;
+    acme->got = !access(path, F_OK);
+    if (acme->got && !acme_use(acme, NULL, WHY(err))) {
+        log_line(acme->log, LOG_ERROR, "%s; another is got in its place", err);
+        acme->got = false;
+    }
+    if (acme->got) acme_warn(acme);
+    acme_make_plan(acme);
+    acme_show_plan(acme);
+    return true;
+}
+
+/* [main] Puts a certificate of our own to use, which tls_self_make has made. */
+static bool acme_use_own(struct acme *acme, struct why why)
+{
+    struct buffer names = {0};
+    acme_write_names(acme, &names);
+    log_line(acme->log, LOG_WARN,
+             "acme: there is no certificate for %.*s yet: one that no client trusts is served until"
+             " it is there",
+             (int)names.len, names.at);
+    buffer_free(&names);
+    return acme_use(acme, NULL, why);
+}
+
+/* [any; acme.lock] The answer to a challenge by HTTP (RFC 8555 section 8.3), appended; false if
+ * this is not the token at hand. */
+static bool acme_answer_challenge(struct acme *acme, const char *token, struct buffer *out)
+{
+    lock_take(&acme->lock, RANK_ACME);
+    bool ours = *acme->token && !strcmp(acme->token, token);
+    if (ours) buffer_text(out, acme->proof);
+    lock_give(&acme->lock, RANK_ACME);
+    return ours;
+}
+
+/* [any] Appends what another program has put below --acme-webroot for a token; false if there is
+ * nothing. */
+static bool acme_read_webroot(const struct options *options, const char *token, struct buffer *out)
+{
+    char path[PATH_MAX];
+    struct stat info;
+    if (!*options->acme_webroot || !acme_is_base64url(token)) return false;
+    if (snprintf(path, sizeof path, "%s/.well-known/acme-challenge/%s", options->acme_webroot,
+                 token) >= (int)sizeof path)
+        return false;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+    bool good =
+        fd >= 0 && !fstat(fd, &info) && S_ISREG(info.st_mode) && info.st_size <= ACME_ANSWER_MAX;
+    if (good) {
+        ssize_t n = read(fd, buffer_room(out, (size_t)info.st_size + 1), (size_t)info.st_size);
+        good = n >= 0;
+        if (good) out->len += (size_t)n;
+    }
+    if (fd >= 0) close(fd);
+    return good;
+}
+
+/* [acme; acme.lock] Has the server's challenge answered, or none any more. What it looks at must be
+ * there before it is told to look. */
+static bool acme_answer(struct acme *acme, struct acme_order *o)
+{
+    struct buffer proof = {0};
+    char err[WHY_MAX];
+    bool good = true, wanted = *o->token;
+    if (wanted == acme->answers) return true;
+    if (wanted) acme_write_proof(&proof, o->token, &acme->account);
+    if (wanted && o->kind == ACME_TLS_ALPN) {
+        struct tls_pair *pair = mem_new(sizeof *pair);
+        int error = acme_make_challenge(pair, o->name, (struct span){proof.at, proof.len});
+        if (error) {
+            tls_pair_free(pair);
+            free(pair);
+            good =
+                acme_fail(o, "no answer to its challenge can be made (-0x%04x)", (unsigned)-error);
+        } else {
+            good = acme_use(acme, pair, WHY(err)) || acme_fail(o, "%.300s", err);
+        }
+    } else if (!wanted && !*acme->token) {
+        good = acme_use(acme, NULL, WHY(err)) || acme_fail(o, "%.300s", err);
+    }
+    lock_take(&acme->lock, RANK_ACME);
+    *acme->token = *acme->proof = 0;
+    if (wanted && o->kind == ACME_HTTP) {
+        snprintf(acme->token, sizeof acme->token, "%s", o->token);
+        snprintf(acme->proof, sizeof acme->proof, "%.*s", (int)proof.len, proof.at);
+    }
+    lock_give(&acme->lock, RANK_ACME);
+    acme->answers = wanted && good;
+    buffer_free(&proof);
+    return good;
+}
+
+/* [acme] Keeps an order: with it a server that was asked already is not asked for another. */
+static bool acme_keep_order(struct acme *acme, struct acme_order *o)
+{
+    char path[PATH_MAX], key[ACME_KEY_TEXT];
+    struct buffer text = {0};
+    acme_path(acme, "order", path);
+    acme_write_mark(acme, &text);
+    buffer_print(&text, "# %s\n", o->order_url ? o->order_url : "");
+    int error = mbedtls_pk_write_key_pem(o->key, (unsigned char *)key, sizeof key);
+    if (!error) buffer_text(&text, key);
+    mbedtls_platform_zeroize(key, sizeof key);
+    buffer_add(&text, "", 1);
+    bool good = !error && tls_write_file(path, text.at);
+    secret_free(&text);
+    return good || acme_fail(o, "cannot write %.200s: %s", path, strerror(errno));
+}
+
+/* [acme] Takes up an order that was begun earlier: its key and its URL; or makes a key. */
+static bool acme_take_up(struct acme *acme, struct acme_order *o)
+{
+    struct buffer file = {0};
+    const char *rest = "", *end;
+    if (acme_read(acme, "order", &file, &rest) && !strncmp(rest, "# ", 2) &&
+        (end = strchr(rest, '\n')) &&
+        !mbedtls_pk_parse_key(o->key, (const unsigned char *)file.at, file.len + 1, NULL, 0,
+                              tls_random, NULL)) {
+        size_t len = (size_t)(end - rest) - 2;
+        if (len) o->order_url = mem_copy_text(rest + 2, len);
+    }
+    secret_free(&file);
+    if (mbedtls_pk_get_type(o->key) != MBEDTLS_PK_NONE) return true;
+    int error = tls_new_key(o->key);
+    return !error || acme_fail(o, "no key can be made (-0x%04x)", (unsigned)-error);
+}
+
+/* [acme] Makes one request, and reads the answer into `in`; false, with the reason in o->why,
+ * without one. */
+static bool acme_call(struct acme *acme, struct acme_order *o, const struct acme_request *request,
+                      struct buffer *in, struct acme_answer *answer)
+{
+    struct call call = {.caller = &acme->caller, .fd = -1, .why = o->why};
+    struct response_head head = {0};
+    struct buffer text = {0};
+    *o->why = 0;
+    if (!call_url_parse(request->url, &acme->caller.url)) return acme_fail(o, "its URL is none");
+    const struct call_url *url = &acme->caller.url;
+    buffer_print(&text,
+                 "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: presence/" PRESENCE_VERSION
+                 "\r\nAccept: application/json, application/pem-certificate-chain\r\n"
+                 "Connection: close\r\n",
+                 request->method, url->target, url->authority);
+    if (request->body.len)
+        buffer_print(&text, "Content-Type: application/jose+json\r\nContent-Length: %zu\r\n",
+                     request->body.len);
+    buffer_text(&text, "\r\n");
+    buffer_add(&text, request->body.at, request->body.len);
+    call.no_body = !strcmp(request->method, "HEAD");
+    call.deadline = clock_mono_ms() + ACME_CALL_MS;
+    if (call_begin(&call)) {
+        answer->status =
+            call_exchange(&call, (struct span){text.at, text.len}, in, &head, ACME_BODY_MAX);
+        call_finish(&call);
+    }
+    buffer_free(&text);
+    if (!answer->status) return false;
+    answer->head = (struct span){in->at, head.size};
+    answer->body = (struct span){in->at + head.size, in->len - head.size};
+    return true;
+}
+
+/* [acme] Asks once, and takes the answer. */
+static enum acme_turn acme_step(struct acme *acme, struct acme_order *o)
+{
+    struct acme_request request;
+    struct acme_answer answer = {0};
+    struct buffer in = {0};
+    enum acme_turn turn = ACME_FAILED;
+    if (acme_order_next(o, &request) && acme_call(acme, o, &request, &in, &answer))
+        turn = acme_order_take(o, &answer, clock_wall_ms());
+    log_line(acme->log, LOG_DEBUG, "acme: %s %s answered %d", request.method, request.url,
+             answer.status);
+    buffer_free(&request.body);
+    buffer_free(&in);
+    return turn;
+}
+
+/* [acme] Waits so many ms, or until the thread is to end. */
+static void acme_sleep(struct acme *acme, int64_t ms)
+{
+    int64_t until = clock_mono_ms() + ms;
+    while (!caller_stopping(&acme->caller) && clock_mono_ms() < until)
+        caller_poll(&acme->caller, -1, 0, until);
+}
+
+/* [acme] Takes an order to its end; false with the reason in o->why. It is kept from the moment on
+ * that the server knows it, and what answers a challenge is there before the server is told. */
+static bool acme_drive(struct acme *acme, struct acme_order *o)
+{
+    enum acme_turn turn = acme_order_begin(o) ? ACME_ASK : ACME_FAILED;
+    while (turn == ACME_ASK || turn == ACME_WAIT) {
+        bool known = o->order_url;
+        if (turn == ACME_WAIT) acme_sleep(acme, o->wait_ms);
+        if (caller_stopping(&acme->caller)) return acme_fail(o, "the server stops");
+        turn = acme_step(acme, o);
+        if (turn == ACME_FAILED) break;
+        if (!known && o->order_url && !acme_keep_order(acme, o)) return false;
+        if (!acme_answer(acme, o)) return false;
+    }
+    return turn == ACME_DONE;
+}
+
+/* [acme] Reads a chain and its key into a pair; false, with the reason in o->why, if they do not
+ * belong together, are not for the names, or no client could use them. */
+static bool acme_check(struct acme_order *o, struct tls_pair *pair)
+{
+    unsigned char key[ACME_KEY_TEXT];
+    char err[WHY_MAX];
+    buffer_add(&o->chain, "", 1); /* Mbed TLS knows PEM by its NUL */
+    int error =
+        mbedtls_x509_crt_parse(&pair->chain, (const unsigned char *)o->chain.at, o->chain.len);
+    if (error) return acme_fail(o, "its certificate: it is none that can be read");
+    error = mbedtls_pk_write_key_pem(o->key, key, sizeof key);
+    if (!error)
+        error = mbedtls_pk_parse_key(pair->keys, key, strlen((char *)key) + 1, NULL, 0, tls_random,
+                                     NULL);
+    mbedtls_platform_zeroize(key, sizeof key);
+    if (error || mbedtls_pk_check_pair(&pair->chain.pk, pair->keys, tls_random, NULL))
+        return acme_fail(o, "its certificate: it is for another key");
+    for (size_t i = 0; i < o->count; i++)
+        if (!tls_pair_is_for(pair, span_of(o->names[i])))
+            return acme_fail(o, "its certificate: it is not for %.100s", o->names[i]);
+    return tls_pair_works(pair, WHY(err)) || acme_fail(o, "its certificate: %.250s", err);
+}
+
+/* Appends a pair as PEM, written anew: nothing that the server put beside its certificates comes
+ * into the file. False for want of memory only. */
+static bool acme_write_pair(struct buffer *out, const struct tls_pair *pair, const char *key)
+{
+    bool good = true;
+    for (const mbedtls_x509_crt *c = &pair->chain; c; c = c->next) {
+        size_t size = c->raw.len * 2 + sizeof TLS_PEM_BEGIN TLS_PEM_END, len = 0;
+        unsigned char *to = (unsigned char *)buffer_room(out, size);
+        good = good && !mbedtls_pem_write_buffer(TLS_PEM_BEGIN, TLS_PEM_END, c->raw.p, c->raw.len,
+                                                 to, size, &len);
+        if (len) out->len += len - 1; /* without its NUL */
+    }
+    buffer_text(out, key);
+    buffer_add(out, "", 1);
+    return good;
+}
+
+/* [acme] Puts the certificate of an order into its file, and has it used. */
+static bool acme_install(struct acme *acme, struct acme_order *o)
+{
+    char path[PATH_MAX], key[ACME_KEY_TEXT], err[WHY_MAX] = "";
+    struct buffer text = {0};
+    struct tls_pair pair;
+    acme_path(acme, "cert", path);
+    tls_pair_init(&pair, "acme", path);
+    bool good = acme_check(o, &pair);
+    if (!good) o->keeps_nothing = true;
+    if (good && mbedtls_pk_write_key_pem(o->key, (unsigned char *)key, sizeof key))
+        good = acme_fail(o, "its key cannot be written");
+    if (good) {
+        acme_write_mark(acme, &text);
+        good = acme_write_pair(&text, &pair, key) || acme_fail(o, "it cannot be written");
+        mbedtls_platform_zeroize(key, sizeof key);
+    }
+    if (good && !tls_write_file(path, text.at))
+        good = acme_fail(o, "cannot write %.200s: %s", path, strerror(errno));
+    if (good) acme->got = true;
+    if (good && !acme_use(acme, NULL, WHY(err))) good = acme_fail(o, "%.300s", err);
+    if (good) acme_warn(acme);
+    tls_pair_free(&pair);
+    secret_free(&text);
+    return good;
+}
+
+/* [acme] Sets an order up, but for its keys: with the id of the certificate in use, if that is of
+ * this server. `id` is the caller's to free. */
+static void acme_set_order(struct acme *acme, struct acme_order *o, struct buffer *id)
+{
+    const struct options *options = acme->options;
+    *o = (struct acme_order){
+        .names = options->acme.at,
+        .count = options->acme.count,
+        .server = options->acme_server,
+        .email = options->acme_email,
+        .account = &acme->account,
+        .kinds = {ACME_TLS_ALPN, ACME_HTTP},
+        .kind_count = options->redirect_listen.count ? ACME_KINDS : 1,
+    };
+    if (acme->other && o->kind_count > 1) {
+        o->kinds[0] = ACME_HTTP;
+        o->kinds[1] = ACME_TLS_ALPN;
+    }
+    if (acme->plan.to) {
+        struct tls_config *config = tls_config_take(acme->tls);
+        acme_write_cert_id(id, &config->pairs[0].chain);
+        tls_config_drop(config);
+    }
+    buffer_add(id, "", 1);
+    o->replaces = id->at;
+}
+
+/* [acme; acme.lock] Remembers an attempt that failed, and when the next one is: later each time,
+ * and not before the server wants it. One line each. */
+static void acme_record_failure(struct acme *acme, const struct acme_order *o)
+{
+    uint16_t random;
+    char wait[32];
+    random_bytes(&random, sizeof random);
+    int64_t ms = acme_backoff(++acme->failures, random);
+    if (o->retry_ms > ms) ms = o->retry_ms;
+    acme->retry_at = clock_mono_ms() + ms;
+    if (o->by_challenge) acme->other = !acme->other;
+    count_one(&acme->counters->acme_failures);
+    log_line(acme->log, LOG_WARN, "acme: no certificate from %.100s: %s; trying again in %s",
+             acme->options->acme_server, o->why,
+             duration_text(ms / 1000 * 1000, wait, sizeof wait));
+    lock_take(&acme->lock, RANK_ACME);
+    snprintf(acme->last_error, sizeof acme->last_error, "%s", o->why);
+    if (!acme->failing_since) acme->failing_since = clock_wall_ms();
+    lock_give(&acme->lock, RANK_ACME);
+}
+
+/* [acme; acme.lock] Remembers that there is a new certificate. One that is due again already, as it
+ * is when our clock is ahead by months, is renewed no sooner than after a failure: else the server
+ * would be asked without end. */
+static void acme_record_success(struct acme *acme)
+{
+    struct buffer names = {0};
+    char until[TIME_TEXT], again[TIME_TEXT], wait[32];
+    acme_make_plan(acme);
+    acme_show_plan(acme);
+    acme_write_names(acme, &names);
+    int64_t at = acme_plan_at(&acme->plan);
+    bool due = at <= clock_wall_ms();
+    acme->failures = due ? acme->failures + 1 : 0;
+    acme->retry_at = clock_mono_ms() + (due ? acme_backoff(acme->failures, 0) : 0);
+    acme->info_at = due ? acme->retry_at : clock_mono_ms() + ACME_INFO_LEAST_MS;
+    count_one(&acme->counters->acme_certificates);
+    log_line(acme->log, LOG_INFO, "acme: a certificate for %.*s until %s, to be renewed %s",
+             (int)names.len, names.at, time_text(acme->plan.to, until), time_text(at, again));
+    if (due)
+        log_line(
+            acme->log, LOG_WARN,
+            "acme: it is to be renewed already: is the clock right? No other is asked for in %s",
+            duration_text(acme_backoff(acme->failures, 0), wait, sizeof wait));
+    buffer_free(&names);
+    lock_take(&acme->lock, RANK_ACME);
+    *acme->last_error = 0;
+    acme->failing_since = 0;
+    lock_give(&acme->lock, RANK_ACME);
+}
+
+/* [acme] Gets a certificate, or goes on to get it. */
+static void acme_renew(struct acme *acme)
+{
+    struct acme_order order;
+    struct buffer id = {0};
+    mbedtls_pk_context key;
+    char path[PATH_MAX];
+    acme_path(acme, "order", path);
+    acme_set_order(acme, &order, &id);
+    mbedtls_pk_init(&key);
+    order.key = &key;
+    order.retry_ms = -1;
+    bool good =
+        acme_take_up(acme, &order) && acme_drive(acme, &order) && acme_install(acme, &order);
+    if (good || order.keeps_nothing) unlink(path);
+    if (good) acme_record_success(acme);
+    else if (!caller_stopping(&acme->caller)) acme_record_failure(acme, &order);
+    *order.token = 0;
+    acme_answer(acme, &order); /* of a challenge that is over; what is in use was so before */
+    acme_order_free(&order);
+    mbedtls_pk_free(&key);
+    buffer_free(&id);
+}
+
+/* [acme; acme.lock] Asks when to renew (RFC 9773). Without an answer what is known stays; it is
+ * asked again as often as the server says, or four times a day. */
+static void acme_ask_when(struct acme *acme)
+{
+    struct acme_order order;
+    struct buffer id = {0};
+    acme_set_order(acme, &order, &id);
+    order.only_info = true;
+    order.retry_ms = -1;
+    if (*order.replaces && acme_drive(acme, &order) && order.window_to) {
+        acme->plan.window_from = order.window_from;
+        acme->plan.window_to = order.window_to;
+    }
+    int64_t wait = order.retry_ms < 0 ? ACME_INFO_MS : order.retry_ms;
+    if (wait < ACME_INFO_LEAST_MS) wait = ACME_INFO_LEAST_MS;
+    if (wait > ACME_INFO_MOST_MS) wait = ACME_INFO_MOST_MS;
+    acme->info_at = clock_mono_ms() + wait;
+    if (*order.why)
+        log_line(acme->log, LOG_DEBUG, "acme: when to renew is not known: %s", order.why);
+    acme_show_plan(acme);
+    acme_order_free(&order);
+    buffer_free(&id);
+}
+
+/* [acme] The thread: renews when it is time, asks when that is, and waits. The moment is by the
+ * wall clock, which may be set at any time, so it is looked at again every minute. */
+static void *acme_run(void *argument)
+{
+    struct acme *acme = argument;
+    prctl(PR_SET_NAME, "acme");
+    while (!caller_stopping(&acme->caller)) {
+        int64_t now = clock_mono_ms();
+        if (atomic_exchange(&acme->again, false)) acme->retry_at = acme->info_at = now;
+        if (acme->plan.to && now >= acme->info_at) acme_ask_when(acme);
+        else if (now >= acme->retry_at && clock_wall_ms() >= acme_plan_at(&acme->plan))
+            acme_renew(acme);
+        else caller_poll(&acme->caller, -1, 0, now + ACME_LOOK_MS);
+    }
+    return NULL;
+}
+
+/* [main] Has the thread ask again now, whatever it waits for. */
+static void acme_look_again(struct acme *acme)
+{
+    if (!acme->running) return;
+    atomic_store(&acme->again, true);
+    caller_wake(&acme->caller);
+}
+
+/* True if this may be the address of somebody's mail, and nothing more than one. */
+static bool acme_email_valid(const char *text)
+{
+    const char *at = strchr(text, '@');
+    if (!at || at == text || !at[1] || strchr(at + 1, '@') || strlen(text) >= ORIGIN_MAX)
+        return false;
+    for (; *text; text++)
+        if (*text <= ' ' || *text >= 0x7f || strchr(",;:?&#%<>()[]\\\"", *text)) return false;
+    return true;
+}
+
+/* [main] Looks at the options of --acme; false with one line in why if they are not good. The file
+ * of roots is read to find a wrong one now. */
+static bool acme_init(struct acme *acme, const struct options *options, struct why why)
+{
+    struct call_url url;
+    mbedtls_x509_crt roots;
+    acme->options = options;
+    acme->caller =
+        (struct caller){.ca_option = "acme-ca-file", .ca_file = options->acme_ca_file, .wake = -1};
+    pthread_mutex_init(&acme->lock, NULL); /* in any case: /admin/stats takes it */
+    mbedtls_pk_init(&acme->account);
+    if (!options->acme.count) return true;
+    for (size_t i = 0; i < options->acme.count; i++)
+        for (size_t k = 0; k < i; k++)
+            if (!strcmp(options->acme.at[i], options->acme.at[k]))
+                return fail(why, "--acme: %.200s is named twice; name it once",
+                            options->acme.at[i]);
+    if (!call_url_parse(options->acme_server, &url))
+        return fail(why,
+                    "--acme-server: '%.200s' is no URL; write that of the server's directory,"
+                    " https://acme.example.com/directory",
+                    options->acme_server);
+    if (!url.secure && !acme_is_near(&url))
+        return fail(why,
+                    "--acme-server: %.200s is not https, and not on this machine; anybody on the"
+                    " way could be that server: write https://",
+                    options->acme_server);
+    if (!options->acme_agree)
+        return fail(why,
+                    "--acme: add --acme-agree if you agree to the terms of %.100s; their address"
+                    " is termsOfService in its directory%s",
+                    url.origin,
+                    strstr(url.host, "letsencrypt.org") ? ", letsencrypt.org/repository" : "");
+    if (*options->acme_email && !acme_email_valid(options->acme_email))
+        return fail(why,
+                    "--acme-email: '%.200s' is no address of mail; write one, as"
+                    " ops@example.com, or leave it out",
+                    options->acme_email);
+    if (!url.secure) return true;
+    bool good = tls_client_read_roots("acme-ca-file", options->acme_ca_file, &roots, why);
+    mbedtls_x509_crt_free(&roots);
+    return good;
+}
+
+/* [main] Starts the thread, if there is a certificate to get; false with errno set. */
+static bool acme_start(struct acme *acme)
+{
+    if (!acme_wanted(acme)) return true;
+    acme->caller.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    acme->running = acme->caller.wake >= 0 && thread_start(&acme->thread, acme_run, acme);
+    return acme->running;
+}
+
+/* [main] Asks the thread to end: what is under way goes on at the next start. */
+static void acme_stop(struct acme *acme)
+{
+    if (!acme->running) return;
+    atomic_store(&acme->caller.stop_by, clock_mono_ms());
+    caller_wake(&acme->caller);
+}
+
+/* [main] Waits for the end of a thread that was asked for it. */
+static void acme_wait(struct acme *acme)
+{
+    if (!acme->running) return;
+    pthread_join(acme->thread, NULL);
+    acme->running = false;
+}
+
+/* [main] Frees what acme_init and the thread, which has ended, took. */
+static void acme_free(struct acme *acme)
+{
+    lookup_drop(acme->caller.lookup);
+    if (acme->caller.wake >= 0) close(acme->caller.wake);
+    mbedtls_pk_free(&acme->account);
+    pthread_mutex_destroy(&acme->lock);
+}
+
+/* ==== 39. Cluster: engine and node ==============================================================
  * What the hub, which decides, and the engine's thread, which only carries, say to each other. The
  * engine is the Valkey or Redis of --cluster; in it are
  *
@@ -14322,7 +16095,7 @@ static const char *engine_client_name(const char *node, char out[ENGINE_NAME_MAX
     return out;
 }
 
-/* ==== 37. Cluster: the engine ===================================================================
+/* ==== 40. Cluster: the engine ===================================================================
  * The engine's thread, its two connections ("lines") and what goes over them: one appends and asks,
  * the other waits in XREAD. It carries and decides nothing but when the engine is away.
  *
@@ -14896,7 +16669,7 @@ static void engine_line_connected(struct engine *engine, struct engine_line *lin
     }
 }
 
-/* ==== 38. Cluster: the engine's answers =========================================================
+/* ==== 41. Cluster: the engine's answers =========================================================
  * What follows from each answer of the engine, and the engine's thread itself. */
 
 /* [engine] Forgets what was to be appended; what is under way is answered to nobody. */
@@ -15442,7 +17215,7 @@ static void engine_take(struct engine *engine, struct engine_line *line, const r
     free(call);
 }
 
-/* ==== 39. Cluster: the engine's thread ==========================================================
+/* ==== 42. Cluster: the engine's thread ==========================================================
  * The turns of the thread that has the two lines, what the hub asks, its begin and its end. */
 
 /* [engine] Reads what came over an open line, and acts on it. What comes without end is left for
@@ -15751,7 +17524,7 @@ static void engine_free(struct engine *engine)
     engine_url_free(&engine->url);
 }
 
-/* ==== 40. Cluster: entries ======================================================================
+/* ==== 43. Cluster: entries ======================================================================
  * What nodes write into the log, byte by byte. An entry is a head and records; each record names at
  * most one user, so that it causes at most one transition, and its place in the log is that
  * transition's position. Numbers are LEB128; times are ms since the entry's own, zigzag.
@@ -16158,7 +17931,7 @@ static enum entry_read entry_read(struct taker *in, struct entry *e)
     return good ? ENTRY_GOOD : ENTRY_DAMAGED;
 }
 
-/* ==== 41. Cluster: table ========================================================================
+/* ==== 44. Cluster: table ========================================================================
  * What the records of the log make of a table: who says what of whom, and the user as all see them.
  * Every node applies the same records in the same order by this code, so all have the same users,
  * the same transitions, and each of them at the same position. Pure.
@@ -16811,7 +18584,7 @@ static void replica_admitted(struct replica *r, size_t holder, const struct entr
     }
 }
 
-/* ==== 42. Cluster: node =========================================================================
+/* ==== 45. Cluster: node =========================================================================
  * What a node does with what the engine tells it: when it may show the log's table, when it begins
  * anew, what it writes. Pure: time is passed in, what is asked of the engine goes to node.ask, and
  * the hub calls. [hub]
@@ -17394,7 +19167,7 @@ static int64_t node_knows(const struct node *node)
     return gap ? node->heard - REPLICA_LAG_MS - 1 : node->heard;
 }
 
-/* ==== 43. Cluster: states =======================================================================
+/* ==== 46. Cluster: states =======================================================================
  * [hub] In which state a node is, and how it comes into another: Cluster: node has a picture. */
 
 static void node_drop_next(struct node *node)
@@ -17597,7 +19370,7 @@ static void node_up(struct node *node, struct instant now, int64_t mono,
     }
 }
 
-/* ==== 44. Cluster: coordination =================================================================
+/* ==== 47. Cluster: coordination =================================================================
  * [hub] What one node does for all: the living one with the lowest id that has a whole table. It
  * has the dead evicted, says what has run out, and settles a new epoch. Two that take themselves
  * for it do no harm: what is said twice changes nothing. Behind that, how the next table takes the
@@ -18037,7 +19810,7 @@ static void node_begin_install(struct node *node, bool records)
     node->behind = behind;
 }
 
-/* ==== 45. Cluster: copies =======================================================================
+/* ==== 48. Cluster: copies =======================================================================
  * [hub] A node that joins an epoch which goes on gets a copy of the table, in pieces, from one that
  * has it whole; and questions of one node to another, which are answered in the same way. A copy is
  * made while its donor goes on: each piece says how much of the log it has, and what the log says
@@ -18471,7 +20244,7 @@ static bool node_take_piece(struct node *node, struct instant now, int64_t mono,
     return !in.bad;
 }
 
-/* ==== 46. Cluster: reading ======================================================================
+/* ==== 49. Cluster: reading ======================================================================
  * [hub] What a node does with the log, entry by entry, with what else the engine tells, and by
  * itself as time passes. */
 
@@ -18849,7 +20622,7 @@ static void node_free(struct node *node)
     buffer_free(&node->sessions);
 }
 
-/* ==== 47. Server ================================================================================
+/* ==== 50. Server ================================================================================
  * struct server and the structs that cross threads, with the owner of each field. Nothing here does
  * anything. Tags: [hub], [listener] and so on are the only thread to touch it; * is also read by
  * workers, as said there; what has no tag is set by main before there are threads, and constant. */
@@ -19383,6 +21156,7 @@ struct server {
     pthread_mutex_t address_lock;   /* addresses, the connections listed there, listener.held */
     struct address_table addresses; /* [listener, worker, hub] */
     struct webhook webhook;         /* its own thread and lock */
+    struct acme acme;               /* its own thread and lock */
     struct engine engine;           /* its own thread, see engine_submit */
     bool misfit;                    /* [main] the start failed for what the operator has to mend */
     struct listen_socket *listen_sockets; /* [listener] the descriptors */
@@ -19390,7 +21164,7 @@ struct server {
     struct seam *seam;
 };
 
-/* ==== 48. Connections ===========================================================================
+/* ==== 51. Connections ===========================================================================
  * WebSockets and streams as the hub has them: made, written to, ended; and what several threads ask
  * struct server (server_*). A connection is never freed inside its own handler: one that ends is
  * DEAD, out of the table and its socket closed, and is freed at the end of a turn in which no
@@ -19980,7 +21754,7 @@ static void hub_reply_error(struct hub *hub, enum error error)
     hub_reply_end(hub);
 }
 
-/* ==== 49. WebSocket messages ====================================================================
+/* ==== 52. WebSocket messages ====================================================================
  * What a client says, and what follows: heartbeats, statuses, users to follow. All of it is the
  * hub's but the reads of the store. The way of a message, and where it may have to wait:
  *
@@ -20634,7 +22408,7 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
     timer_arm(&server->hub.wheel, &c->timer, c->session.expires && end < due ? end : due);
 }
 
-/* ==== 50. Streams ===============================================================================
+/* ==== 53. Streams ===============================================================================
  * Who reads the events of /admin/events and /api/events, as fast as each can. The hub's. An event
  * is made text once, in the ring of its feed, as Server-Sent Events has it; a stream is a place in
  * that ring, so a thousand streams cost no copy. What is sent to all is:
@@ -20841,7 +22615,7 @@ static void hub_take_transitions(struct server *server, struct instant now)
     p->sessions_dropped = 0;
 }
 
-/* ==== 51. Broadcast =============================================================================
+/* ==== 54. Broadcast =============================================================================
  * Watchers are told what changed. Nearly all of the time goes to the system's send(), once for each
  * of them. Therefore the hub fills an array of writes and its io threads send them beside it, 32 at
  * a time:
@@ -21022,7 +22796,7 @@ static void hub_watch(struct server *server, struct instant now)
     lock_give(&server->table_lock, RANK_TABLE);
 }
 
-/* ==== 52. Signs of life =========================================================================
+/* ==== 55. Signs of life =========================================================================
  * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's.
  *
  *     heard --(--ping-interval)--> ping --(--pong-timeout)--> closed, its user offline
@@ -21156,7 +22930,7 @@ static void connection_timer(struct server *server, struct connection *c, struct
     }
 }
 
-/* ==== 53. Handoff ===============================================================================
+/* ==== 56. Handoff ===============================================================================
  * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
  * is the same object: what was HTTP's hangs off it as `http` and is freed here. From now on the
  * socket is in the hub's epoll set, its timer in the hub's wheel, its place is counted in
@@ -21439,7 +23213,7 @@ static void hub_adopt_stream(struct server *server, struct job *job)
     if (hub->stopping || stream_logged_out(server, s)) stream_finish(server, s, now);
 }
 
-/* ==== 54. Cluster: hub ==========================================================================
+/* ==== 57. Cluster: hub ==========================================================================
  * What makes a node of a server: what the engine's thread tells goes to the node (Cluster:
  * reading), what the node asks goes there, and the table that it changes is shown. All under the
  * table's lock and in slices, as what happens to the cluster can happen to all of its users at
@@ -21984,7 +23758,7 @@ static int64_t hub_cluster_wait(struct server *server, int64_t now)
     return wait > 0 ? wait : 0;
 }
 
-/* ==== 55. Hub ===================================================================================
+/* ==== 58. Hub ===================================================================================
  * The loop of the thread that owns every WebSocket and stream and is the only one to change the
  * presence table, and what others ask of it. One writer: so rules of presence need no care for
  * threads, and every change has its place in one order. Nothing here waits but loop_wait; what must
@@ -22524,7 +24298,7 @@ static void hub_free(struct server *server)
     if (hub->stop_event >= 0) close(hub->stop_event);
 }
 
-/* ==== 56. Listener: connections =================================================================
+/* ==== 59. Listener: connections =================================================================
  * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
  * and every connection that is not, or not at present, being served. It accepts, waits until a
  * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
@@ -22905,7 +24679,7 @@ static void lane_close(struct server *server, struct lane *lane)
     }
 }
 
-/* ==== 57. Listener: requests ====================================================================
+/* ==== 60. Listener: requests ====================================================================
  * Bytes become whole requests, requests go to the workers, answers come back. A worker is never
  * given half a request, so it never waits for a client.
  *
@@ -23362,7 +25136,7 @@ static void listener_displace(struct server *server, struct http_conn *p)
     listener_give_up(server, p);
 }
 
-/* ==== 58. Listener: accept ======================================================================
+/* ==== 61. Listener: accept ======================================================================
  * New connections, the deadlines of all, and the loop of the listener. Accepting never ends the
  * server: without descriptors it rests and tries again, while what is connected goes on being
  * served. There is no limit of HTTP connections over all but that of descriptors; each address has
@@ -23631,7 +25405,7 @@ static bool listener_init(struct server *server, struct instant now)
     return true;
 }
 
-/* ==== 59. Assets ================================================================================
+/* ==== 62. Assets ================================================================================
  * The files of web/, compiled in by the build with their type, hash and gzip form. Constant; the
  * table is generated (build/gen/assets.inc), never committed. */
 
@@ -23655,7 +25429,7 @@ static const struct asset *asset_find(const char *path)
     return NULL;
 }
 
-/* ==== 60. API: users ============================================================================
+/* ==== 63. API: users ============================================================================
  * /api/presence and /admin/online-users: request to response, on a worker's thread and free of
  * CivetWeb's types but the parsed request. What all handlers promise (those of the next sections
  * too):
@@ -24070,7 +25844,7 @@ static enum error api_online_users(struct server *server, const struct http_requ
     return ERROR_NONE;
 }
 
-/* ==== 61. API: lists for admins =================================================================
+/* ==== 64. API: lists for admins =================================================================
  * Pages of all users, one user with every connection, sessions, kicks. These are the costly
  * requests: they have a lane of their own (HTTP_COSTLY), and each looks at a bounded number of
  * users.
@@ -24658,7 +26432,7 @@ static void api_totals(struct server *server, struct instant now, struct totals 
     store_stats(server->store, &t->store);
 }
 
-/* ==== 62. API: state of the server ==============================================================
+/* ==== 65. API: state of the server ==============================================================
  * /admin/stats, /metrics, streams of events, history, health, and the files of web/. Nothing here
  * changes anything but api_events and api_admin_events, which hand their connection to the hub. */
 
@@ -24794,6 +26568,31 @@ static void stats_write_cluster(struct buffer *out, struct server *server, struc
     free(c.rows);
 }
 
+/* [worker] Appends the member "acme" of the stats, or that there is none. */
+static void stats_write_acme(struct buffer *out, struct server *server)
+{
+    struct acme *acme = &server->acme;
+    char error[CALL_WHY];
+    if (!acme_wanted(acme)) {
+        json_null(out, "acme");
+        return;
+    }
+    lock_take(&acme->lock, RANK_ACME);
+    int64_t renew_at = acme->renew_at, since = acme->failing_since;
+    memcpy(error, acme->last_error, sizeof error);
+    lock_give(&acme->lock, RANK_ACME);
+    json_open(out, "acme", '{');
+    json_text(out, "server", server->options.acme_server);
+    json_open(out, "names", '[');
+    for (size_t i = 0; i < server->options.acme.count; i++)
+        json_text(out, NULL, server->options.acme.at[i]);
+    json_close(out, ']');
+    json_time(out, "renew_at", renew_at, renew_at > 0);
+    json_time(out, "failing_since", since, since > 0);
+    json_text_or_null(out, "last_error", error);
+    json_close(out, '}');
+}
+
 /* [worker] Appends the member "store" of the stats. */
 static void stats_write_store(struct buffer *out, const struct store_stats *store)
 {
@@ -24859,6 +26658,7 @@ static enum error api_stats(struct server *server, const struct http_request *re
     json_open(out, "certificates", '[');
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
     json_close(out, ']');
+    stats_write_acme(out, server);
     stats_write_webhook(out, server, t.store.outbox);
     if (server->clustered) stats_write_cluster(out, server, request->now);
     stats_write_limits(out, &server->options);
@@ -25194,16 +26994,37 @@ static enum error api_asset(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
+/* [worker] GET /.well-known/acme-challenge/TOKEN on --redirect-listen: what a server that signs
+ * certificates wants to see there (RFC 8555 section 8.3), of our own order or below --acme-webroot.
+ */
+static enum error api_challenge(struct server *server, const char *token,
+                                struct http_response *response)
+{
+    struct buffer *out = &response->body;
+    fail(WHY(response->detail), "no challenge of this name is under way");
+    if (!acme_answer_challenge(&server->acme, token, out) &&
+        !acme_read_webroot(&server->options, token, out))
+        return ERROR_NOT_FOUND;
+    response->status = 200;
+    response->type = "application/octet-stream";
+    return ERROR_NONE;
+}
+
 /* [worker] Any request to --redirect-listen: 308 to the same target over TLS (RFC 9110 section
  * 15.4.9), on the host that was asked for, which has to be one that a browser can write: nothing
  * else of a stranger's goes into a Location. */
 static enum error api_redirect(struct server *server, const struct http_request *request,
                                struct http_response *response)
 {
+    static const char challenge[] = "/.well-known/acme-challenge/";
     const struct seam_request *raw = request->raw;
     const char *header = "";
     char host[ORIGIN_MAX];
     int64_t asked;
+    if ((acme_wanted(&server->acme) || *server->options.acme_webroot) &&
+        !strncmp(raw->target, challenge, sizeof challenge - 1) &&
+        (!strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD")))
+        return api_challenge(server, raw->target + sizeof challenge - 1, response);
     fail(WHY(response->detail), "name the host in a Host header");
     if (request_header(raw, "Host", &header) != 1 || !host_parse(header, host, &asked) ||
         !host_is_web(host))
@@ -25233,7 +27054,7 @@ enum access {
     ACCESS_ADMIN,
 };
 
-/* ==== 63. API: who may ==========================================================================
+/* ==== 66. API: who may ==========================================================================
  * Tokens, passwords and logins of admins: who may send a request. Every route names whom it is for
  * (enum access), and api_answer or upgrade_request ask here before anything else is done.
  *
@@ -25632,7 +27453,7 @@ static enum error api_options(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* ==== 64. Routes ================================================================================
+/* ==== 67. Routes ================================================================================
  * Every path, and the way of a request from it to its answer:
  *
  *     seam_request (CivetWeb)       request_admit: its host, its client, whose page sent it
@@ -25764,7 +27585,7 @@ static void api_answer(struct server *server, const struct route *route, enum er
     if (response->status >= 400) count_one(&server->counters.request_errors);
 }
 
-/* ==== 65. CivetWeb ==============================================================================
+/* ==== 68. CivetWeb ==============================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the
  * connection, an upgrade becomes a grant for the hub. All of it is a worker's. CivetWeb parses and
  * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. For one
@@ -26177,7 +27998,7 @@ static const struct seam_ops SEAM_OPS = {
     .no_memory = mem_die,
 };
 
-/* ==== 66. Sandbox and privileges ================================================================
+/* ==== 69. Sandbox and privileges ================================================================
  * After the start the process can reach its own files and sockets only: --user, which gives up
  * root, and Landlock (landlock(7)), which gives up files, ports and signals. Both are for good and
  * for every thread that starts later, so they come after the addresses are bound and before the
@@ -26300,6 +28121,19 @@ static void sandbox_allow_webhook(int ruleset, const struct webhook *hook)
     if (!hook->caller.url.is_address) sandbox_allow_resolver(ruleset);
 }
 
+/* [main] Allows what --acme needs: the port of its server, the file of certificates and the
+ * resolver; and what --acme-webroot serves, which is there with or without. Its own files are in
+ * --data. */
+static void sandbox_allow_acme(int ruleset, const struct options *options)
+{
+    struct call_url url;
+    if (*options->acme_webroot) sandbox_allow(ruleset, options->acme_webroot, LANDLOCK_FILES_READ);
+    if (!options->acme.count || !call_url_parse(options->acme_server, &url)) return;
+    sandbox_allow_port(ruleset, url.port);
+    if (url.secure) sandbox_allow_file(ruleset, options->acme_ca_file);
+    sandbox_allow_resolver(ruleset); /* its URLs may be on hosts of other names */
+}
+
 /* [main] Allows what the engine's thread needs: the file of certificates and the resolver. Its
  * port is no use to name: where a fail-over leads is not known now, so with --cluster connections
  * to all ports are allowed, see server_enter_sandbox. */
@@ -26314,10 +28148,10 @@ static void sandbox_allow_engine(int ruleset, const struct engine *engine)
 
 /* [main] Takes from the process what it has no business with, for good and for all threads that
  * start later: files but those of --data and the directories of certificates, keys and passwords;
- * new TCP sockets but the webhook's and the engine's; signals to others. A hole in a parser then
- * reads no other file and calls nobody. As far as the kernel can: each version of Landlock knows
- * more rights, and asking for one that it does not know fails, so rights, size and fields go by its
- * version. server->landlock is what /metrics says of it. */
+ * new TCP sockets but the webhook's, the engine's and those of --acme; signals to others. A hole in
+ * a parser then reads no other file and calls nobody. As far as the kernel can: each version of
+ * Landlock knows more rights, and asking for one that it does not know fails, so rights, size and
+ * fields go by its version. server->landlock is what /metrics says of it. */
 static void server_enter_sandbox(struct server *server)
 {
     static const size_t lists[] = {
@@ -26356,6 +28190,7 @@ static void server_enter_sandbox(struct server *server)
     }
     if (*options->admin_password_file) sandbox_allow_file(ruleset, options->admin_password_file);
     sandbox_allow_webhook(ruleset, &server->webhook);
+    sandbox_allow_acme(ruleset, options);
     sandbox_allow_engine(ruleset, &server->engine);
     bool done = !syscall(SYS_landlock_restrict_self, ruleset, 0);
     if (done) server->landlock = abi;
@@ -26364,7 +28199,7 @@ static void server_enter_sandbox(struct server *server)
              done ? "sandboxed by Landlock, version %ld" : "Landlock, version %ld, refuses", abi);
 }
 
-/* ==== 67. Start =================================================================================
+/* ==== 70. Start =================================================================================
  * From options to a server that answers, and back: limits, files, threads, signals, an ordered
  * stop. All on main, which owns the certificates, keys and secrets that it replaces on a reload.
  * Nothing here is for a client. Exit status: 0 fine, 1 failed at run time, 2 wrong usage or
@@ -26457,12 +28292,6 @@ static bool server_check_addresses(const struct server *server, struct why why)
     return true;
 }
 
-static void own_pair_paths(const struct options *options, char cert[PATH_MAX], char key[PATH_MAX])
-{
-    snprintf(cert, PATH_MAX, "%s/tls-cert.pem", options->data);
-    snprintf(key, PATH_MAX, "%s/tls-key.pem", options->data);
-}
-
 /* [main] Reads the certificates that the options name and has new connections use them. False with
  * the reason in why, and the old ones in use. A certificate outside its time takes the place of
  * none that is good: it is taken only where nothing better is, at the start above all, and the log
@@ -26473,7 +28302,7 @@ static bool server_read_certificates(struct server *server, struct why why)
     struct option_list certs = options->tls_cert, keys = options->tls_key;
     char cert[PATH_MAX], key[PATH_MAX], *own_cert = cert, *own_key = key;
     if (!certs.count) { /* --tls-self-signed */
-        own_pair_paths(options, cert, key);
+        tls_own_paths(options->data, cert, key);
         certs = (struct option_list){&own_cert, 1};
         keys = (struct option_list){&own_key, 1};
     }
@@ -26552,8 +28381,14 @@ static bool server_check_tls(struct server *server, struct why why)
         problem = "--redirect-listen: there is no --tls-listen to send clients to; add one";
     else if (keys->count && keys->count != certs->count)
         problem = "--tls-key: give one for each --tls-cert, in the same order, or none at all";
-    else if (options->tls_listen.count && !certs->count && !options->tls_self_signed)
-        problem = "--tls-listen: needs --tls-cert and --tls-key, or --tls-self-signed";
+    else if (options->acme.count && !options->tls_listen.count)
+        problem = "--acme: there is no --tls-listen to serve the certificate on; add one";
+    else if (options->acme.count && (certs->count || keys->count || options->tls_self_signed))
+        problem = "--acme: there is a --tls-cert, --tls-key or --tls-self-signed already; give one"
+                  " of them";
+    else if (options->tls_listen.count && !certs->count && !options->tls_self_signed &&
+             !options->acme.count)
+        problem = "--tls-listen: needs --tls-cert and --tls-key, --acme, or --tls-self-signed";
     else if (certs->count && options->tls_self_signed)
         problem = "--tls-self-signed: there is a --tls-cert already; give one of the two";
     /* Without certificates there is nothing to read yet: --tls-self-signed makes one later. */
@@ -26561,13 +28396,23 @@ static bool server_check_tls(struct server *server, struct why why)
     return !problem && (!certs->count || server_read_certificates(server, why));
 }
 
-/* [main] Makes the certificate of --tls-self-signed, for the addresses that are bound: it comes
- * behind server_listen, for port 0 and names, and behind the store, whose directory it goes to. */
+/* [main] Makes the certificate of --tls-self-signed, or of --acme as long as there is no other, for
+ * the addresses that are bound: it comes behind server_listen, for port 0 and names, and behind the
+ * store, whose directory it goes to. */
 static bool server_sign_itself(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
+    struct acme *acme = &server->acme;
     char cert[PATH_MAX], key[PATH_MAX];
-    if (!options->tls_self_signed || !options->tls_listen.count) return true;
+    if (!(options->tls_self_signed || acme_wanted(acme)) || !options->tls_listen.count) return true;
+    acme->log = &server->log;
+    acme->counters = &server->counters;
+    acme->tls = &server->tls;
+    if (acme_wanted(acme)) {
+        server->tls.option = "acme";
+        if (!acme_begin(acme, why)) return false;
+        if (acme->got) return true;
+    }
     struct sockaddr_storage *addresses =
         mem_new((server->listen_socket_count + 2) * sizeof *addresses);
     socklen_t len;
@@ -26577,9 +28422,10 @@ static bool server_sign_itself(struct server *server, struct why why)
     for (size_t i = 0; i < server->listen_socket_count; i++)
         if (server->listen_sockets[i].kind == LISTEN_TLS)
             addresses[count++] = server->listen_sockets[i].address;
-    own_pair_paths(options, cert, key);
+    tls_own_paths(options->data, cert, key);
     bool good =
-        tls_self_make(cert, key, addresses, count, why) && server_read_certificates(server, why);
+        tls_self_make(cert, key, addresses, count, why) &&
+        (acme_wanted(acme) ? acme_use_own(acme, why) : server_read_certificates(server, why));
     free(addresses);
     return good;
 }
@@ -26784,6 +28630,7 @@ static bool server_start(struct server *server, struct why why)
     if (!hub_init(server, server->started) || !listener_init(server, server->started))
         return fail(why, "cannot start: %s", strerror(errno));
     if (!server_start_webhook(server)) return server_lacks_thread(why, "thread of --webhook-url");
+    if (!acme_start(&server->acme)) return server_lacks_thread(why, "thread of --acme");
     if (engine_wanted(&server->engine) &&
         !engine_start(&server->engine, &server->hub.loop, hub_engine_told))
         return server_lacks_thread(why, "thread of --cluster");
@@ -26864,7 +28711,8 @@ static void server_reload(struct server *server, bool keys)
     if (keys && webhook_wanted(&server->webhook) &&
         !webhook_read_secret(&server->webhook, false, WHY(err)))
         log_line(&server->log, LOG_ERROR, "%s; the old secret stays in use", err);
-    if (!server->options.tls_listen.count) return;
+    acme_look_again(&server->acme);
+    if (!server->options.tls_listen.count || acme_wanted(&server->acme)) return;
     if (server_read_certificates(server, WHY(err))) {
         count_one(&server->counters.tls_reloads);
         log_line(&server->log, LOG_INFO, "certificates read again");
@@ -26933,6 +28781,7 @@ static bool server_stop(struct server *server)
     server->stop_by = clock_mono_ms() + STOP_MS;
     atomic_store(&server->stopping, true);
     webhook_stop(&server->webhook);
+    acme_stop(&server->acme);
     if (server->seam) {
         loop_submit(&server->listener.loop, &shut);
         if (server->hub.running) {
@@ -26945,7 +28794,8 @@ static bool server_stop(struct server *server)
     job_queue_stop(&server->listener.handshakes);
     job_queue_stop(&server->hub.reader); /* the hub, which is told of each read, still runs */
     webhook_wait(&server->webhook);      /* before the last batch, which has how far it came */
-    engine_stop(&server->engine);        /* the hub, which it tells, still runs */
+    acme_wait(&server->acme);
+    engine_stop(&server->engine); /* the hub, which it tells, still runs */
     if (server->hub.running) {
         loop_submit(&server->hub.loop, &end);
         pthread_join(server->hub.thread, NULL);
@@ -26994,7 +28844,7 @@ static int server_serve(struct server *server)
     return complain(1, "the last changes could not be written to %s", server->options.data);
 }
 
-/* ==== 68. Main ==================================================================================
+/* ==== 71. Main ==================================================================================
  * Commands that do one thing and end, and main, which reads the options and chooses. A command
  * writes what it was asked for to stdout, and one line to stderr if it fails. */
 
@@ -27131,12 +28981,14 @@ static int run_command(struct server *server, const struct command_line *line)
            server_read_secrets(server, true, WHY(err)) &&
            server_check_user(&server->options, WHY(err)) && server_check_tls(server, WHY(err)) &&
            webhook_init(&server->webhook, &server->options, WHY(err)) &&
+           acme_init(&server->acme, &server->options, WHY(err)) &&
            engine_init(&server->engine, &server->options, &server->log, WHY(err));
     int status = !good ? complain(2, "%s", err) : 0;
     if (good) options_warn(&server->options, &server->log);
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
     else if (good) status = server_serve(server);
     if (server->webhook.options) webhook_free(&server->webhook);
+    if (server->acme.options) acme_free(&server->acme);
     if (server->engine.options) engine_free(&server->engine);
     secrets_drop(server->secrets);
     session_keys_free(&server->sessions);
