@@ -12358,6 +12358,19 @@ static int64_t tls_wall_time(const mbedtls_x509_time *t)
     return (int64_t)timegm(&tm) * 1000;
 }
 
+/* [any; tls.lock] When the first of the certificates in use ends, wall ms. */
+static int64_t tls_ends(struct tls_shared *shared)
+{
+    struct tls_config *config = tls_config_take(shared);
+    int64_t first = INT64_MAX;
+    for (size_t i = 0; i < config->count; i++) {
+        int64_t end = tls_wall_time(&config->pairs[i].chain.valid_to);
+        if (end < first) first = end;
+    }
+    tls_config_drop(config);
+    return first;
+}
+
 /* [worker] Appends the names that a certificate is for, as JSON strings with commas between: DNS
  * names and addresses, as a browser goes by them; other kinds are left out. */
 static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
@@ -14735,7 +14748,7 @@ static const struct acme_step_row {
     {"order", true, NULL, acme_got_order},
     {"authorization", true, NULL, acme_got_authorization},
     {"challenge", true, acme_ask_challenge, acme_got_challenge},
-    {"order, finalized,", true, acme_ask_finalize, acme_got_order},
+    {"end of the order", true, acme_ask_finalize, acme_got_order},
     {"certificate", true, NULL, NULL},
 };
 _Static_assert(sizeof ACME_ROWS / sizeof *ACME_ROWS == ACME_STEPS, "one row a step");
@@ -15041,6 +15054,15 @@ static void acme_show_plan(struct acme *acme)
     lock_take(&acme->lock, RANK_ACME);
     acme->renew_at = acme_plan_at(&acme->plan);
     lock_give(&acme->lock, RANK_ACME);
+}
+
+/* [any; acme.lock] When the next renewal is, wall ms. */
+static int64_t acme_renewal(struct acme *acme)
+{
+    lock_take(&acme->lock, RANK_ACME);
+    int64_t at = acme->renew_at;
+    lock_give(&acme->lock, RANK_ACME);
+    return at;
 }
 
 /* [main] Reads the account's key, or makes it. False with the reason in why: a key that cannot be
@@ -26774,6 +26796,15 @@ static enum error api_metrics(struct server *server, const struct http_request *
     metrics_gauge(out, "tls_certificates_untimely",
                   "certificates in use that are expired or not yet valid",
                   (int64_t)tls_untimely(&server->tls));
+    if (server->options.tls_listen.count)
+        metrics_gauge(out, "tls_certificate_not_after_seconds",
+                      "when the first of the certificates in use ends, seconds since 1970",
+                      tls_ends(&server->tls) / 1000);
+    if (acme_wanted(&server->acme))
+        metrics_gauge(
+            out, "acme_renewal_seconds",
+            "when --acme renews its certificate, seconds since 1970; 0: as soon as it can",
+            acme_renewal(&server->acme) / 1000);
     metrics_gauge(out, "uptime_seconds", "seconds since the start", t.uptime_ms / 1000);
 #define X(field, metric, help)                                                                     \
     buffer_print(out,                                                                              \
