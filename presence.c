@@ -14486,19 +14486,19 @@ static bool acme_ask_account(struct acme_order *o, struct buffer *out)
     return true;
 }
 
-static bool acme_ask_order(struct acme_order *o, struct buffer *out)
+static bool acme_ask_order(struct acme_order *o, struct buffer *body)
 {
-    json_begin(out);
-    json_open(out, "identifiers", '[');
+    json_begin(body);
+    json_open(body, "identifiers", '[');
     for (size_t i = 0; i < o->count; i++) {
-        json_open(out, NULL, '{');
-        json_text(out, "type", "dns");
-        json_text(out, "value", o->names[i]);
-        json_close(out, '}');
+        json_open(body, NULL, '{');
+        json_text(body, "type", "dns");
+        json_text(body, "value", o->names[i]);
+        json_close(body, '}');
     }
-    json_close(out, ']');
-    if (*o->replaces && o->info_url) json_text(out, "replaces", o->replaces);
-    json_close(out, '}');
+    json_close(body, ']');
+    if (*o->replaces && o->info_url) json_text(body, "replaces", o->replaces);
+    json_close(body, '}');
     return true;
 }
 
