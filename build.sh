@@ -104,7 +104,8 @@ packages() {
     case $1 in test | long | lint | hostile) echo nodejs:node npm:npm iproute2:ip git:git ;; esac
     case $1 in
     test | long)
-        echo openssl:openssl chromium:chromium libnss3-tools:certutil redis-server:redis-server
+        echo openssl:openssl chromium:chromium libnss3-tools:certutil redis-server:redis-server \
+            pebble:pebble
         ;;
     hostile)
         echo openssl:openssl slowhttptest:slowhttptest testssl.sh:testssl bsdextrautils:hexdump
