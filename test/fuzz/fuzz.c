@@ -28,6 +28,7 @@ static bool fuzz_scenarios; /* inputs are lines, see fuzz_server.c */
 
 #include "../unit/pure.h"
 
+#include "fuzz_acme.c"
 #include "fuzz_cluster.c"
 #include "fuzz_frame.c"
 #include "fuzz_head.c"
@@ -40,7 +41,7 @@ static bool fuzz_scenarios; /* inputs are lines, see fuzz_server.c */
 #include "fuzz_uri.c"
 
 #define FUZZERS(X)                                                                                 \
-    X(cluster) X(frame) X(head) X(hosts) X(json) X(response) X(server) X(tls) X(token) X(uri)
+    X(acme) X(cluster) X(frame) X(head) X(hosts) X(json) X(response) X(server) X(tls) X(token) X(uri)
 
 static void (*fuzz_chosen)(const uint8_t *data, size_t len);
 
