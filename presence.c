@@ -12430,9 +12430,9 @@ static void tls_shared_free(struct tls_shared *shared)
     mbedtls_ssl_ticket_free(&shared->tickets);
 }
 
-/* Writes a file that only its owner may read, in place of the one of that name: a new file, synced,
- * then renamed, so that a crash leaves the old one or the new one. O_EXCL, so that nobody's link is
- * followed. False with errno set. */
+/* [main, acme] Writes a file that only its owner may read, in place of the one of that name: a new
+ * file, synced, then renamed, so that a crash leaves the old one or the new one. O_EXCL, so that
+ * nobody's link is followed. False with errno set. */
 static bool tls_write_file(const char *path, const char *text)
 {
     char next[PATH_MAX], dir[PATH_MAX];
@@ -13997,8 +13997,8 @@ static void sha256_of(struct span text, uint8_t out[SHA256_SIZE])
     if (mbedtls_md(sha256, (const uint8_t *)text.at, text.len, out)) mem_die();
 }
 
-/* Appends a P-256 key's public half as a JWK, with the members and their order that its hash is
- * made of (RFC 7638). */
+/* [acme] Appends a P-256 key's public half as a JWK, with the members and their order that its hash
+ * is made of (RFC 7638). */
 static void acme_write_jwk(struct buffer *out, const mbedtls_pk_context *key)
 {
     enum { SIZE = 32, POINT = 1 + 2 * SIZE };
@@ -14040,8 +14040,8 @@ static void acme_sign_text(mbedtls_pk_context *key, struct span text, uint8_t ou
     if (error) mem_die(); /* a P-256 key of ours signs, unless there is no memory */
 }
 
-/* Appends a request's body: the payload, signed for one URL and one nonce (RFC 8555 section 6.2).
- * An account without a URL yet is named by its key. */
+/* [acme] Appends a request's body: the payload, signed for one URL and one nonce (RFC 8555 section
+ * 6.2). An account without a URL yet is named by its key. */
 static void acme_sign(struct buffer *out, mbedtls_pk_context *key, const char *account,
                       const char *nonce, const char *url, struct span payload)
 {
@@ -14088,9 +14088,9 @@ static mbedtls_x509_san_list *acme_alt_names(char *const *names, size_t count)
     return list;
 }
 
-/* Appends a request for a certificate of these names (PKCS #10, RFC 2986) as DER; 0, or Mbed TLS's
- * error. The subject is empty: a common name holds one name, of 64 bytes, and nobody looks at it.
- */
+/* [acme] Appends a request for a certificate of these names (PKCS #10, RFC 2986) as DER; 0, or Mbed
+ * TLS's error. The subject is empty: a common name holds one name, of 64 bytes, and nobody looks at
+ * it. */
 static int acme_write_csr(struct buffer *out, char *const *names, size_t count,
                           mbedtls_pk_context *key)
 {
@@ -14119,8 +14119,8 @@ static int acme_know_extension(void *unused, const mbedtls_x509_crt *cert,
     return 0;
 }
 
-/* Makes the certificate that answers an ACME server which comes by TLS (RFC 8737): for the name,
- * with the hash of the proof. 0, or Mbed TLS's error; the pair is to be freed in any case. */
+/* [acme] Makes the certificate that answers an ACME server which comes by TLS (RFC 8737): for the
+ * name, with the hash of the proof. 0, or Mbed TLS's error; the pair is to be freed in any case. */
 static int acme_make_challenge(struct tls_pair *pair, char *name, struct span proof)
 {
     uint8_t bytes[TLS_OWN_MAX], hash[SHA256_SIZE];
@@ -14159,7 +14159,7 @@ static int acme_digits(const char *at, int count)
     return n;
 }
 
-/* The wall ms of a calendar's moment, UTC; -1 if there is none such, or a part is -1. */
+/* [acme] The wall ms of a calendar's moment, UTC; -1 if there is none such, or a part is -1. */
 static int64_t acme_moment(int year, int month, int day, int hour, int minute, int second)
 {
     if (year < 1970 || month < 1 || month > 12 || day < 1 || day > 31 || hour < 0 || hour > 23 ||
@@ -14174,7 +14174,7 @@ static int64_t acme_moment(int year, int month, int day, int hour, int minute, i
     return (int64_t)timegm(&t) * 1000;
 }
 
-/* Reads a time of RFC 3339 as wall ms, without parts of a second; -1 if it is none. */
+/* [acme] Reads a time of RFC 3339 as wall ms, without parts of a second; -1 if it is none. */
 static int64_t acme_time(const char *text)
 {
     static const char form[] = "dddd-dd-ddTdd:dd:dd";
@@ -14194,8 +14194,8 @@ static int64_t acme_time(const char *text)
     return time - (*text == '-' ? -1 : 1) * (hours * 60 + minutes) * INT64_C(60000);
 }
 
-/* Reads a Retry-After (RFC 9110 section 10.2.3), seconds or a date, as ms from now on, a year at
- * most; -1 if it is neither. */
+/* [acme] Reads a Retry-After (RFC 9110 section 10.2.3), seconds or a date, as ms from now on, a
+ * year at most; -1 if it is neither. */
 static int64_t acme_retry_after(const char *text, int64_t wall)
 {
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
@@ -14237,7 +14237,8 @@ struct acme_problem {
     char detail[160]; /* for people, or "" */
 };
 
-/* Reads a problem; of several that are told at once, the first says more than the sum of them. */
+/* [acme] Reads a problem; of several that are told at once, the first says more than the sum of
+ * them. */
 static void acme_read_problem(struct json_value value, struct acme_problem *out)
 {
     static const char prefix[] = "urn:ietf:params:acme:error:";
@@ -14390,7 +14391,7 @@ __attribute__((format(printf, 2, 3))) static bool acme_fail(struct acme_order *o
     return false;
 }
 
-/* Forgets the order that the server has, and what belongs to it: another is to be made. */
+/* [acme] Forgets the order that the server has, and what belongs to it: another is to be made. */
 static void acme_forget(struct acme_order *o)
 {
     char **urls[] = {&o->order_url, &o->finalize_url, &o->certificate_url, &o->challenge_url};
@@ -14471,6 +14472,7 @@ static bool acme_poll(struct acme_order *o)
 
 /* ---- What is asked: the payload of each step that has one. ---- */
 
+/* [acme] The payload that asks for the account of a key: the one there is, or a new one. */
 static bool acme_ask_account(struct acme_order *o, struct buffer *out)
 {
     json_begin(out);
@@ -14486,6 +14488,7 @@ static bool acme_ask_account(struct acme_order *o, struct buffer *out)
     return true;
 }
 
+/* [acme] The payload of an order: the names, and what it replaces (RFC 9773 section 5). */
 static bool acme_ask_order(struct acme_order *o, struct buffer *body)
 {
     json_begin(body);
@@ -14509,6 +14512,7 @@ static bool acme_ask_challenge(struct acme_order *o, struct buffer *out)
     return true;
 }
 
+/* [acme] The payload that ends an order: the request for the certificate. */
 static bool acme_ask_finalize(struct acme_order *o, struct buffer *out)
 {
     struct buffer csr = {0};
@@ -14525,6 +14529,7 @@ static bool acme_ask_finalize(struct acme_order *o, struct buffer *out)
 
 /* ---- What is answered. Each sets the next step; false with the reason in why. ---- */
 
+/* [acme] The directory: where everything else is, and whether an account can be had. */
 static bool acme_got_directory(struct acme_order *o, struct json_value value, enum acme_turn *turn)
 {
     struct json_value meta, needed;
@@ -14552,6 +14557,7 @@ static bool acme_got_directory(struct acme_order *o, struct json_value value, en
            acme_take_member(o, value, "newOrder", &o->order_new_url);
 }
 
+/* [acme] The renewal information: the window that is suggested. */
 static bool acme_got_renewal(struct acme_order *o, struct json_value value, enum acme_turn *turn)
 {
     struct json_value window;
@@ -14580,7 +14586,7 @@ static bool acme_got_account(struct acme_order *o, struct json_value value, enum
     return o->account_url || acme_fail(o, "it does not say the account's URL");
 }
 
-/* Keeps the authorizations of an order: one a name, and not more. */
+/* [acme] Keeps the authorizations of an order: one a name, and not more. */
 static bool acme_take_authorizations(struct acme_order *o, struct json_value value)
 {
     struct json_value list, item;
@@ -14611,7 +14617,7 @@ static bool acme_refused(struct acme_order *o, const char *what, const char *sta
     return acme_fail(o, "%.80s is %s: %s: %s", what, status, problem.type, problem.detail);
 }
 
-/* An order, new, as it stands, or finalized: by its status. */
+/* [acme] An order, new, as it stands, or finalized: by its status. */
 static bool acme_got_order(struct acme_order *o, struct json_value value, enum acme_turn *turn)
 {
     char status[32];
@@ -14646,7 +14652,7 @@ static bool acme_got_order(struct acme_order *o, struct json_value value, enum a
     return acme_refused(o, "the order", *status ? status : "in no state", value);
 }
 
-/* Chooses the best challenge that can be answered here: its token and URL. */
+/* [acme] Chooses the best challenge that can be answered here: its token and URL. */
 static bool acme_choose(struct acme_order *o, struct json_value challenges)
 {
     for (size_t i = 0; i < o->kind_count; i++) {
@@ -14674,7 +14680,7 @@ static bool acme_choose(struct acme_order *o, struct json_value challenges)
                      o->kind_count > 1 ? ACME_KIND_NAMES[o->kinds[1]] : "");
 }
 
-/* The problem of the challenge that made an authorization invalid. */
+/* [acme] The problem of the challenge that made an authorization invalid. */
 static bool acme_challenge_failed(struct acme_order *o, const char *status, struct json_value value)
 {
     struct json_value list, item, error;
@@ -14690,7 +14696,7 @@ static bool acme_challenge_failed(struct acme_order *o, const char *status, stru
     return acme_refused(o, what, status, value);
 }
 
-/* An authorization: of a name that is ours already, or with challenges to choose from. */
+/* [acme] An authorization: of a name that is ours already, or with challenges to choose from. */
 static bool acme_got_authorization(struct acme_order *o, struct json_value value,
                                    enum acme_turn *turn)
 {
@@ -14753,7 +14759,7 @@ static const struct acme_step_row {
 };
 _Static_assert(sizeof ACME_ROWS / sizeof *ACME_ROWS == ACME_STEPS, "one row a step");
 
-/* The URL of a step. */
+/* [acme] The URL of a step. */
 static const char *acme_step_url(const struct acme_order *o)
 {
     const char *const urls[] = {
@@ -14771,7 +14777,7 @@ static const char *acme_step_url(const struct acme_order *o)
     return urls[o->step];
 }
 
-/* What to ask now. False with the reason in why when it was enough, or it cannot be said. */
+/* [acme] What to ask now. False with the reason in why when it was enough, or it cannot be said. */
 static bool acme_order_next(struct acme_order *o, struct acme_request *out)
 {
     const struct acme_step_row *row = &ACME_ROWS[o->step];
@@ -14795,7 +14801,7 @@ static bool acme_order_next(struct acme_order *o, struct acme_request *out)
     return true;
 }
 
-/* An answer that refuses: what follows from it. */
+/* [acme] An answer that refuses: what follows from it. */
 static enum acme_turn acme_order_refused(struct acme_order *o, int status, struct json_value value)
 {
     struct acme_problem problem = {0};
@@ -14818,7 +14824,7 @@ static enum acme_turn acme_order_refused(struct acme_order *o, int status, struc
     return ACME_FAILED;
 }
 
-/* Takes what stands in the head of an answer: a nonce, a URL, how long to wait. */
+/* [acme] Takes what stands in the head of an answer: a nonce, a URL, how long to wait. */
 static bool acme_take_head(struct acme_order *o, const struct acme_answer *answer, int64_t wall)
 {
     char text[CALL_URL_MAX + 2];
@@ -14837,7 +14843,7 @@ static bool acme_take_head(struct acme_order *o, const struct acme_answer *answe
     return acme_take_url(o, text, url);
 }
 
-/* Takes an answer to what acme_order_next said last. */
+/* [acme] Takes an answer to what acme_order_next said last. */
 static enum acme_turn acme_order_take(struct acme_order *o, const struct acme_answer *answer,
                                       int64_t wall)
 {
@@ -15324,8 +15330,8 @@ static bool acme_check(struct acme_order *o, struct tls_pair *pair)
     return tls_pair_works(pair, WHY(err)) || acme_fail(o, "its certificate: %.250s", err);
 }
 
-/* Appends a pair as PEM, written anew: nothing that the server put beside its certificates comes
- * into the file. False for want of memory only. */
+/* [acme] Appends a pair as PEM, written anew: nothing that the server put beside its certificates
+ * comes into the file. False for want of memory only. */
 static bool acme_write_pair(struct buffer *out, const struct tls_pair *pair, const char *key)
 {
     bool good = true;

@@ -41,7 +41,8 @@ static bool fuzz_scenarios; /* inputs are lines, see fuzz_server.c */
 #include "fuzz_uri.c"
 
 #define FUZZERS(X)                                                                                 \
-    X(acme) X(cluster) X(frame) X(head) X(hosts) X(json) X(response) X(server) X(tls) X(token) X(uri)
+    X(acme)                                                                                        \
+    X(cluster) X(frame) X(head) X(hosts) X(json) X(response) X(server) X(tls) X(token) X(uri)
 
 static void (*fuzz_chosen)(const uint8_t *data, size_t len);
 
@@ -50,7 +51,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     const char *name = getenv("FUZZER");
     (void)argc;
     (void)argv;
-#define X(known) if (name && !strcmp(name, #known)) fuzz_chosen = fuzz_##known;
+#define X(known)                                                                                   \
+    if (name && !strcmp(name, #known)) fuzz_chosen = fuzz_##known;
     FUZZERS(X)
 #undef X
     fuzz_scenarios = fuzz_chosen == fuzz_server;
