@@ -1,5 +1,4 @@
 'use strict';
-// Variants: release asan
 // --acme gets a certificate by itself and renews it, whatever the server that signs does meanwhile.
 // That server is a strict one of ours (lib/fake-acme.js); acme-pebble.test.js has a real one.
 const assert = require('node:assert/strict');
