@@ -14617,6 +14617,16 @@ static bool acme_refused(struct acme_order *o, const char *what, const char *sta
     return acme_fail(o, "%.80s is %s: %s: %s", what, status, problem.type, problem.detail);
 }
 
+/* Where an order of before a restart has come to nothing, which nobody is to be blamed for, makes
+ * another at once. False if it was none. */
+static bool acme_begin_anew(struct acme_order *o)
+{
+    if (!o->resumed) return false;
+    acme_forget(o);
+    o->step = ACME_ORDER;
+    return true;
+}
+
 /* [acme] An order, new, as it stands, or finalized: by its status. */
 static bool acme_got_order(struct acme_order *o, struct json_value value, enum acme_turn *turn)
 {
@@ -14644,12 +14654,8 @@ static bool acme_got_order(struct acme_order *o, struct json_value value, enum a
         *turn = ACME_WAIT;
         return acme_poll(o);
     }
-    if (o->resumed) { /* what was begun before the restart has come to nothing */
-        acme_forget(o);
-        o->step = ACME_ORDER;
-        return true;
-    }
-    return acme_refused(o, "the order", *status ? status : "in no state", value);
+    return acme_begin_anew(o) ||
+           acme_refused(o, "the order", *status ? status : "in no state", value);
 }
 
 /* [acme] Chooses the best challenge that can be answered here: its token and URL. */
@@ -14717,7 +14723,8 @@ static bool acme_got_authorization(struct acme_order *o, struct json_value value
         return true;
     }
     if (strcmp(status, "pending"))
-        return acme_challenge_failed(o, *status ? status : "in no state", value);
+        return acme_begin_anew(o) ||
+               acme_challenge_failed(o, *status ? status : "in no state", value);
     if (!*o->token) {
         if (!json_member(value, "challenges", &list)) list = (struct json_value){0};
         if (!acme_choose(o, list)) return false;
@@ -14809,11 +14816,7 @@ static enum acme_turn acme_order_refused(struct acme_order *o, int status, struc
     if (!strcmp(problem.type, "badNonce") && o->refused++ < ACME_REFUSED_MAX)
         return ACME_ASK; /* with the one that came with it (RFC 8555 section 6.5) */
     bool gone = status < 500 && status != 429 && strcmp(problem.type, "rateLimited");
-    if (gone && o->step == ACME_ORDER_AGAIN && o->resumed) {
-        acme_forget(o);
-        o->step = ACME_ORDER;
-        return ACME_ASK;
-    }
+    if (gone && o->step > ACME_ORDER && acme_begin_anew(o)) return ACME_ASK;
     if (gone && o->step == ACME_ORDER && *o->replaces) {
         o->replaces = ""; /* it may not be known there any more, or be replaced already */
         return ACME_ASK;
