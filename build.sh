@@ -114,7 +114,7 @@ packages() {
     case $1 in
     long)
         echo nginx:/usr/sbin/nginx haproxy:/usr/sbin/haproxy caddy:/usr/bin/caddy \
-            apache2-bin:/usr/sbin/apache2 python3-venv:'/usr/lib/python3*/ensurepip'
+            apache2-bin:/usr/sbin/apache2 certbot:certbot python3-venv:'/usr/lib/python3*/ensurepip'
         ;;
     esac
 }
