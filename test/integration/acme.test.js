@@ -16,6 +16,7 @@ const options = (fake, names = NAMES) => [...names.flatMap((name) => ['--acme', 
 
 /** Starts a server that gets its certificate from a fake, which looks at its names. */
 async function begin(t, fake, { data, args = [], listening = 0, names, allow = [] } = {}) {
+  fake.seen = {}; // it waits for the ports of this one
   const server = await start(t, { data, args: ['--tls-listen', '127.0.0.1:0', ...options(fake, names), ...args],
     listening: 1 + listening, allow: [NONE, GOT, FAILED, ...allow] });
   fake.validates(server);
@@ -390,7 +391,8 @@ async function interrupted(t, fake, data, moment, kills) {
   const again = await begin(t, fake, { data });
   const first = (await shown(again)).serialNumber;
   assert.ok(known.includes(first) || first === kept(data), 'a good one is served from the start on');
-  await until('a new one', async () => fresh() && (await shown(again)).serialNumber === kept(data), { within: 15000 * slow });
+  await until('a new one', async () => fresh() && (await shown(again)).serialNumber === kept(data), { within: 15000 * slow })
+    .catch((error) => { throw new Error(`${error.message}\n${server.stderr}${again.stderr}\n${JSON.stringify(fake.requests.slice(-24).map(({ n, step, at }) => `${n} ${step} ${at}`))}`); });
   await again.stop();
   assert.deepEqual(fake.problems, []);
   return killed;

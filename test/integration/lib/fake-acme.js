@@ -228,7 +228,7 @@ class FakeAcme {
   async answer(request, body) {
     const [, kind, id] = request.url.split('/');
     const step = kind === 'order' && id ? 'order-again' : kind;
-    const asked = { n: this.requests.length + 1, step, method: request.method, path: request.url };
+    const asked = { n: this.requests.length + 1, step, method: request.method, path: request.url, at: new Date().toISOString().slice(17, 23) };
     this.requests.push(asked);
     let given = await this.before(asked);
     if (given) return given;
