@@ -15614,8 +15614,18 @@ static void acme_ask_when(struct acme *acme)
     buffer_free(&id);
 }
 
-/* [acme] The thread: renews when it is time, asks when that is, and waits. The moment is by the
- * wall clock, which may be set at any time, so it is looked at again every minute. */
+/* [acme] How long there is nothing to do, ms: until a renewal, not before it may be tried, or the
+ * next question when that is. It is by the wall clock, which may be set at any time, so it is
+ * looked at again every minute. */
+static int64_t acme_idle(const struct acme *acme, int64_t now)
+{
+    int64_t renewal = acme_plan_at(&acme->plan) - clock_wall_ms(), info = acme->info_at - now;
+    if (renewal < acme->retry_at - now) renewal = acme->retry_at - now;
+    int64_t wait = acme->plan.to && info < renewal ? info : renewal;
+    return wait < 0 ? 0 : wait < ACME_LOOK_MS ? wait : ACME_LOOK_MS;
+}
+
+/* [acme] The thread: renews when it is time, asks when that is, and waits. */
 static void *acme_run(void *argument)
 {
     struct acme *acme = argument;
@@ -15626,7 +15636,7 @@ static void *acme_run(void *argument)
         if (acme->plan.to && now >= acme->info_at) acme_ask_when(acme);
         else if (now >= acme->retry_at && clock_wall_ms() >= acme_plan_at(&acme->plan))
             acme_renew(acme);
-        else caller_poll(&acme->caller, -1, 0, now + ACME_LOOK_MS);
+        else caller_poll(&acme->caller, -1, 0, now + acme_idle(acme, now) + 1);
     }
     return NULL;
 }

@@ -244,6 +244,17 @@ sideBySide(() => {
     assert.deepEqual(fake.problems, []);
   });
 
+  test('certificates that live for a minute and a half are renewed by themselves, again and again', async (t) => {
+    const fake = await startAcme(t);
+    fake.life = () => ({ from: Date.now() - 58000, to: Date.now() + 32000 }); // two thirds are over in 2 s
+    const server = await begin(t, fake);
+    await arrives(server, fake);
+    const client = await named(server, 'alice');
+    await until('two more', () => fake.issued.length > 2, { within: 40000 * slow });
+    await client.ping();
+    assert.deepEqual(fake.problems, []);
+  });
+
   test('a stop while the server does not answer is at once, and the order goes on at the next start', async (t) => {
     const fake = await startAcme(t);
     const data = tempDir(t);
