@@ -12469,19 +12469,6 @@ static int64_t tls_wall_time(const mbedtls_x509_time *t)
     return (int64_t)timegm(&tm) * 1000;
 }
 
-/* [any; tls.lock] When the first of the certificates in use ends, wall ms. */
-static int64_t tls_ends(struct tls_shared *shared)
-{
-    struct tls_config *config = tls_config_take(shared);
-    int64_t first = INT64_MAX;
-    for (size_t i = 0; i < config->count; i++) {
-        int64_t end = tls_wall_time(&config->pairs[i].chain.valid_to);
-        if (end < first) first = end;
-    }
-    tls_config_drop(config);
-    return first;
-}
-
 /* [worker] Appends the names that a certificate is for, as JSON strings with commas between: DNS
  * names and addresses, as a browser goes by them; other kinds are left out. */
 static void tls_write_names(struct buffer *out, const mbedtls_x509_crt *cert)
@@ -27231,10 +27218,6 @@ static enum error api_metrics(struct server *server, const struct http_request *
     metrics_gauge(out, "tls_certificates_untimely",
                   "certificates in use that are expired or not yet valid",
                   (int64_t)tls_untimely(&server->tls));
-    if (server->options.tls_listen.count)
-        metrics_gauge(out, "tls_certificate_not_after_seconds",
-                      "when the first of the certificates in use ends, seconds since 1970",
-                      tls_ends(&server->tls) / 1000);
     if (acme_wanted(&server->acme))
         metrics_gauge(
             out, "acme_renewal_seconds",

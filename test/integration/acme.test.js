@@ -72,7 +72,7 @@ test('the first certificate: until then one of its own, and then it is there wit
   assert.deepEqual([said.counters.acme_certificates, said.counters.acme_failures], [1, 0]);
   const metrics = (await get(server, '/metrics')).text;
   const gauge = (name) => Number(new RegExp(`^presence_${name} (\\d+)$`, 'm').exec(metrics)[1]);
-  assert.equal(gauge('tls_certificate_not_after_seconds'), to / 1000);
+  assert.equal(Date.parse(said.certificates[0].not_after), to);
   assert.equal(gauge('acme_renewal_seconds'), Math.floor(Date.parse(said.acme.renew_at) / 1000));
 });
 
