@@ -110,7 +110,8 @@ packages() {
     case $1 in long) echo golang-go:go php-cli:php ruby:ruby default-jdk-headless:javac ;; esac
     case $1 in
     test | long)
-        echo openssl:openssl chromium:chromium libnss3-tools:certutil redis-server:redis-server
+        echo openssl:openssl chromium:chromium libnss3-tools:certutil redis-server:redis-server \
+            pebble:pebble
         ;;
     hostile)
         echo openssl:openssl slowhttptest:slowhttptest testssl.sh:testssl bsdextrautils:hexdump
@@ -131,7 +132,7 @@ packages() {
             debootstrap:/usr/sbin/debootstrap prometheus:promtool systemd:systemd-analyze \
             zsh:zsh fish:fish apache2-bin:/usr/sbin/apache2 \
             python3-venv:'/usr/lib/python3*/ensurepip' \
-            make:make libssl-dev:/usr/include/openssl/ssl.h
+            make:make libssl-dev:/usr/include/openssl/ssl.h certbot:certbot
         ;;
     esac
 }

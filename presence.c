@@ -48,44 +48,47 @@
  *  31. TLS: certificates               which one a client gets; reading, trying, signing
  *  32. Transport                       a socket that never waits, plain or TLS
  *  33. Calling out                     finding a host by its name; TLS as its client
- *  34. Webhooks: the receiver          a connection to the operator's program
- *  35. Webhooks: delivery              batches from the outbox until they are taken
- *  36. Cluster: engine and node        what hub and engine's thread say; the URL, replies; pure
- *  37. Cluster: the engine             two connections to it, made and lost
- *  38. Cluster: the engine's answers   what follows from each
- *  39. Cluster: the engine's thread    its turns; begin and end
- *  40. Cluster: entries                what nodes write into the log, byte by byte; pure
- *  41. Cluster: table                  what records make of a table: contributions, merged; pure
- *  42. Cluster: node                   what a node writes, and in which state it is; pure
- *  43. Cluster: states                 how a node comes from one into another; pure
- *  44. Cluster: coordination           the dead, the due, a new epoch, the next table; pure
- *  45. Cluster: copies                 a table for a node that joins, answers to questions; pure
- *  46. Cluster: reading                what a node does with the log, and by itself; pure
- *  47. Service manager                 what systemd is told, and is asked: a watchdog
- *  48. Server                          struct server, and all that threads share
- *  49. Connections                     WebSockets and streams: made, written to, ended
- *  50. WebSocket messages              what a client says, and what follows
- *  51. Streams                         those who read /admin/events and /api/events
- *  52. Broadcast                       watchers are told, by several threads
- *  53. Signs of life                   pings, silence, what TCP knows
- *  54. Handoff                         a connection becomes the hub's; when crowds come back
- *  55. Cluster: hub                    what the hub does with what the engine says
- *  56. Hub                             the loop that owns all WebSockets; the table's only writer
- *  57. Listener: connections           every connection that is not a WebSocket
- *  58. Listener: requests              whole requests to workers, answers back
- *  59. Listener: accept                new connections, deadlines, the loop
- *  60. Assets                          the files of web/
- *  61. API: users                      /api/presence, /admin/online-users
- *  62. API: lists for admins           /admin/users, one user, sessions, kicks
- *  63. API: state of the server        /admin/stats, events, history, health, files of web/
- *  64. API: metrics                    /metrics; SIGUSR2
- *  65. API: who may                    authentication, logins
- *  66. Routes                          every path, from request to answer
- *  67. CivetWeb                        its request is ours, our answer its bytes; upgrades
- *  68. Sandbox and privileges          --user, Landlock
- *  69. Addresses to serve on           listening sockets: opened, or passed by systemd
- *  70. Start                           limits, files, threads; signals; stop
- *  71. Main                            commands that print, main
+ *  34. Calling out: requests           one over HTTP, from a name to the end of the answer
+ *  35. Webhooks                        batches from the outbox until they are taken
+ *  36. ACME: messages                  keys, signatures, requests for certificates; pure
+ *  37. ACME: orders                    what to ask next for a certificate; pure
+ *  38. ACME: the thread                who asks, keeps the files, and waits
+ *  39. Cluster: engine and node        what hub and engine's thread say; the URL, replies; pure
+ *  40. Cluster: the engine             two connections to it, made and lost
+ *  41. Cluster: the engine's answers   what follows from each
+ *  42. Cluster: the engine's thread    its turns; begin and end
+ *  43. Cluster: entries                what nodes write into the log, byte by byte; pure
+ *  44. Cluster: table                  what records make of a table: contributions, merged; pure
+ *  45. Cluster: node                   what a node writes, and in which state it is; pure
+ *  46. Cluster: states                 how a node comes from one into another; pure
+ *  47. Cluster: coordination           the dead, the due, a new epoch, the next table; pure
+ *  48. Cluster: copies                 a table for a node that joins, answers to questions; pure
+ *  49. Cluster: reading                what a node does with the log, and by itself; pure
+ *  50. Service manager                 what systemd is told, and is asked: a watchdog
+ *  51. Server                          struct server, and all that threads share
+ *  52. Connections                     WebSockets and streams: made, written to, ended
+ *  53. WebSocket messages              what a client says, and what follows
+ *  54. Streams                         those who read /admin/events and /api/events
+ *  55. Broadcast                       watchers are told, by several threads
+ *  56. Signs of life                   pings, silence, what TCP knows
+ *  57. Handoff                         a connection becomes the hub's; when crowds come back
+ *  58. Cluster: hub                    what the hub does with what the engine says
+ *  59. Hub                             the loop that owns all WebSockets; the table's only writer
+ *  60. Listener: connections           every connection that is not a WebSocket
+ *  61. Listener: requests              whole requests to workers, answers back
+ *  62. Listener: accept                new connections, deadlines, the loop
+ *  63. Assets                          the files of web/
+ *  64. API: users                      /api/presence, /admin/online-users
+ *  65. API: lists for admins           /admin/users, one user, sessions, kicks
+ *  66. API: state of the server        /admin/stats, events, history, health, files of web/
+ *  67. API: metrics                    /metrics; SIGUSR2
+ *  68. API: who may                    authentication, logins
+ *  69. Routes                          every path, from request to answer
+ *  70. CivetWeb                        its request is ours, our answer its bytes; upgrades
+ *  71. Sandbox and privileges          --user, Landlock
+ *  72. Addresses to serve on           listening sockets: opened, or passed by systemd
+ *  73. Start                           limits, files, threads; signals; stop
+ *  74. Main                            commands that print, main
  *
  * To change                      go to
  *   a flag                       Options: a row of OPTION_TABLE; presence(1)
@@ -104,6 +107,7 @@
  *                                Cluster: table, replica_apply
  *   a setting of TLS             TLS: certificates: tls_config_base; vendor/mbedtls_config.h
  *   a limit                      the enum at the top of its section, or Options
+ *   how a certificate is got     ACME: orders: a row of ACME_ROWS
  *   what browsers load           web/presence.js and its tests in test/web
  *
  * Words:
@@ -155,24 +159,26 @@
  *   webhook            (--webhook-url) reads the outbox in the store and posts it; in a cluster one
  *                      of the nodes', as the hub says
  *   engine             (--cluster) carries entries and answers between the hub and the engine
- *   resolver           (--webhook-url, --cluster) finds a host by its name; at most one for each
- * One owner a datum; hand-over is a job in the new owner's inbox or queue (Event
- * loop); struct connection says who has a connection when. Shared is only: the
- * presence table, written by the hub under table_lock and read by workers under it for
- * microseconds; certificates and keys of tokens, replaced as a whole by main and freed by the last
- * who uses them; what is counted by address, the admin's sessions, the webhook's secret, last
- * error and how far it came in a cluster, each under its lock; counters and totals, atomic;
- * options, constant.
+ *   acme               (--acme) gets the certificate, renews it, and has it used
+ *   resolver           (--webhook-url, --cluster, --acme) finds a host by its name; at most one
+ *                      for each
+ * One owner a datum; hand-over is a job in the new owner's inbox or queue (Event loop); struct
+ * connection says who has a connection when. Shared is only: the presence table, written by the hub
+ * under table_lock and read by workers under it for microseconds; certificates and keys of tokens,
+ * replaced as a whole by main, certificates by acme where there is one, and freed by the last who
+ * uses them; what is counted by address, the admin's sessions, the webhook's secret, last error and
+ * how far it came in a cluster, acme's challenge and state, each under its lock; counters and
+ * totals, atomic; options, constant.
  *
  * Comments of functions in the sections that know threads begin with who may call: [hub], [worker]
  * and so on; [any]; [owner]: who has the connection; behind a semicolon the lock that is held.
  *
  * Locks, in the order in which they may be taken, although nearly all are held alone: table_lock;
  * loop.lock; store.turn; store.map_lock; store.lock; tls.lock; secrets_lock; session_lock;
- * refusal_lock; webhook.lock; the lock of each job_queue; login_lock; address_lock; and, while any
- * of them is held, log.lock. struct server, struct store and the struct that has a lock say what it
- * guards. Threads and order are asserted in the builds with a sanitizer (enum thread, enum
- * lock_rank), but for map_lock, which is a rwlock.
+ * refusal_lock; webhook.lock; acme.lock; the lock of each job_queue; login_lock; address_lock; and,
+ * while any of them is held, log.lock. struct server, struct store and the struct that has a lock
+ * say what it guards. Threads and order are asserted in the builds with a sanitizer (enum thread,
+ * enum lock_rank), but for map_lock, which is a rwlock.
  *
  * What it promises:
  *   - A user with an open connection is online. The last clean close is offline at once; a line
@@ -257,6 +263,7 @@
 #include <mbedtls/error.h>
 #include <mbedtls/md.h>
 #include <mbedtls/oid.h>
+#include <mbedtls/pem.h>
 #include <mbedtls/pk.h>
 #include <mbedtls/pkcs5.h>
 #include <mbedtls/psa_util.h>
@@ -265,6 +272,7 @@
 #include <mbedtls/ssl_ticket.h>
 #include <mbedtls/version.h>
 #include <mbedtls/x509_crt.h>
+#include <mbedtls/x509_csr.h>
 #include <psa/crypto.h>
 
 #include "civetweb_seam.h"
@@ -499,6 +507,8 @@ static const struct error_row {
     X(webhook_deliveries, "webhook_deliveries_total", "changes delivered to --webhook-url")        \
     X(webhook_failures, "webhook_failures_total", "requests to --webhook-url that failed")         \
     X(webhook_dead, "webhook_dead_total", "changes given up, never delivered to --webhook-url")    \
+    X(acme_certificates, "acme_certificates_total", "certificates got by --acme")                  \
+    X(acme_failures, "acme_failures_total", "attempts of --acme that failed")                      \
     X(log_dropped, "log_dropped_total", "log lines dropped because stderr did not take them")
 /* [any] The counters themselves, one atomic each: field names are those of /admin/stats, metric
  * names begin with presence_ in /metrics. */
@@ -1290,6 +1300,7 @@ enum lock_rank {
     RANK_SESSION,
     RANK_REFUSAL,
     RANK_WEBHOOK,
+    RANK_ACME,
     RANK_JOBS,
     RANK_LOGIN,
     RANK_ADDRESS,
@@ -2784,6 +2795,19 @@ static void named_write(struct buffer *b, const struct named *named)
     X(tls_threads, COUNT, "tls-threads", "2", 1, 64, "N", "TLS", "threads for TLS handshakes")     \
     X(redirect_listen, LIST, "redirect-listen", "", 0, 0, "ADDR:PORT", "TLS",                      \
       "address whose plain HTTP is sent on to the first --tls-listen; may repeat")                 \
+    X(acme, HOSTS, "acme", "", 0, 0, "NAME", "ACME",                                               \
+      "get a certificate for this name by itself, and renew it; may repeat, for one of all names") \
+    X(acme_agree, FLAG, "acme-agree", "no", 0, 1, "", "ACME",                                      \
+      "you agree to the terms of the server that signs; letsencrypt.org/repository has the"        \
+      " default's")                                                                                \
+    X(acme_email, TEXT, "acme-email", "", 0, 0, "ADDRESS", "ACME",                                 \
+      "where that server may write to about the certificate")                                      \
+    X(acme_server, TEXT, "acme-server", "https://acme-v02.api.letsencrypt.org/directory", 0, 0,    \
+      "URL", "ACME", "directory of the server that signs (RFC 8555)")                              \
+    X(acme_ca_file, TEXT, "acme-ca-file", "/etc/ssl/certs/ca-certificates.crt", 0, 0, "FILE",      \
+      "ACME", "certificates of the CAs to trust for that server itself, PEM")                      \
+    X(acme_webroot, TEXT, "acme-webroot", "", 0, 0, "DIR", "ACME",                                 \
+      "for certbot's webroot: --redirect-listen serves what is in its .well-known/acme-challenge") \
     X(jwt_secret_file, FILES, "jwt-secret-file", "", 0, 0, "[KID=]FILE", "Tokens",                 \
       "secret that tokens are signed with, HS256; may repeat, for rotation")                       \
     X(jwt_public_key_file, FILES, "jwt-public-key-file", "", 0, 0, "[KID=]FILE", "Tokens",         \
@@ -2874,13 +2898,14 @@ static void named_write(struct buffer *b, const struct named *named)
     X(log_level, LEVEL, "log-level", "info", 0, 3, "LEVEL", "Log", "error, warn, info or debug")   \
     X(log_format, FORMAT, "log-format", "logfmt", 0, 1, "FORMAT", "Log", "logfmt or json")
 
-/* How the text of a value is read, what it is checked against and how it is printed. The first four
+/* How the text of a value is read, what it is checked against and how it is printed. The first five
  * are lists: the option may repeat. */
 enum option_type {
     OPTION_LIST,    /* of addresses */
     OPTION_FILES,   /* a list of names of files */
     OPTION_ORIGINS, /* a list, kept as browsers write them */
     OPTION_RANGES,  /* a list of address ranges */
+    OPTION_HOSTS,   /* a list of names of hosts, in lower case */
     OPTION_FLAG,
     OPTION_DURATION,
     OPTION_COUNT,
@@ -2904,6 +2929,7 @@ struct options {
 #define FIELD_FILES(field) struct option_list field;
 #define FIELD_ORIGINS(field) struct option_list field;
 #define FIELD_RANGES(field) struct option_list field;
+#define FIELD_HOSTS(field) struct option_list field;
 #define FIELD_FLAG(field) int64_t field;
 #define FIELD_DURATION(field) int64_t field;
 #define FIELD_COUNT(field) int64_t field;
@@ -3018,7 +3044,31 @@ static const char *option_bound(const struct option_row *row, int64_t n, char ou
 static bool option_is_list(const struct option_row *row)
 {
     return row->type == OPTION_LIST || row->type == OPTION_FILES || row->type == OPTION_ORIGINS ||
-           row->type == OPTION_RANGES;
+           row->type == OPTION_RANGES || row->type == OPTION_HOSTS;
+}
+
+/* Reads a name of DNS that a certificate can be for (RFC 5280 section 4.2.1.6), in lower case: what
+ * is wrong with it, as the end of a sentence, or NULL. The server that signs decides what it signs;
+ * here is what can be none of its names. */
+static const char *option_host(const char *value, char out[ORIGIN_MAX])
+{
+    int64_t port;
+    size_t label = 0, i = 0;
+    if (strchr(value, '*'))
+        return "is a wildcard, which takes a challenge by DNS: name each host, or use certbot and"
+               " --tls-cert";
+    if (!host_parse(value, out, &port) || port >= 0 || !host_is_web(out))
+        return "is no name of a host; write presence.example.com, without scheme and port";
+    if (host_is_address(out))
+        return "is an address; write the name that clients use, as presence.example.com";
+    for (; out[i]; i++, label++) {
+        if (out[i] == '.' && (!label || out[i - 1] == '-')) break;
+        if (out[i] == '.') label = SIZE_MAX; /* 0 for the next character */
+        else if ((!label && out[i] == '-') || label > 62 || strchr("_~%", out[i])) break;
+    }
+    if (out[i] || i > 253 || !label || out[i - 1] == '-' || !strchr(out, '.'))
+        return "is no whole name in DNS; write presence.example.com, without a dot at the end";
+    return NULL;
 }
 
 /* Checks a value of a list and appends a copy. False with the reason in why, and the list as it
@@ -3041,6 +3091,10 @@ static bool option_add(struct option_list *list, const struct option_row *row, c
         if (!origin_parse(value, origin))
             problem = "is no origin; write https://app.example.com, with a port unless it is the"
                       " usual one, or capacitor://localhost, and nothing behind";
+        value = problem ? value : origin;
+    }
+    if (row->type == OPTION_HOSTS) {
+        problem = option_host(value, origin);
         value = problem ? value : origin;
     }
     if (problem) return fail(why, "--%s: '%.200s' %s", row->name, value, problem);
@@ -3093,15 +3147,20 @@ static void option_clear_list(struct options *options, const struct option_row *
     *list = (struct option_list){0};
 }
 
+/* Some of the options. */
+struct option_set {
+    bool named[OPTION_COUNT_ALL];
+};
+
 /* Sets an option from one source. The first time that this source names a list the list is emptied:
  * so --listen on the command line replaces what the file says, and a second --listen beside it
- * adds. `seen` has one bit for each option that this source named. */
+ * adds. `seen` has the options that this source named. */
 static bool option_apply(struct options *options, const struct option_row *row, const char *value,
-                         uint64_t *seen, struct why why)
+                         struct option_set *seen, struct why why)
 {
-    uint64_t bit = UINT64_C(1) << (row - OPTIONS);
-    if (option_is_list(row) && !(*seen & bit)) option_clear_list(options, row);
-    *seen |= bit;
+    bool *named = &seen->named[row - OPTIONS];
+    if (option_is_list(row) && !*named) option_clear_list(options, row);
+    *named = true;
     return option_set(options, row, value, why);
 }
 
@@ -3109,7 +3168,6 @@ static bool option_apply(struct options *options, const struct option_row *row, 
  * own row does not allow ends the process in any test. */
 static void options_init(struct options *options)
 {
-    _Static_assert(OPTION_COUNT_ALL <= 64, "option_apply keeps one bit an option");
     *options = (struct options){0};
     char err[WHY_MAX];
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
@@ -3197,7 +3255,7 @@ static const char *option_env_name(const struct option_row *row, char out[64])
  * used only without the newer one. */
 static bool options_from_env(struct options *options, struct why why)
 {
-    uint64_t seen = 0;
+    struct option_set seen = {0};
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
         char name[64], line[WHY_MAX];
         const char *value = getenv(option_env_name(&OPTIONS[i], name));
@@ -3268,7 +3326,8 @@ static void config_print(FILE *out, const char *name, const char *value)
 /* Reads one line of a configuration file: a name, blanks or '=', a value; blanks around the value
  * are no part of it, and a '#' begins a comment only at the start of a line, for a value may have
  * one. A flag without a value is yes. Changes the line. False with the reason in why. */
-static bool options_from_line(struct options *options, char *line, uint64_t *seen, struct why why)
+static bool options_from_line(struct options *options, char *line, struct option_set *seen,
+                              struct why why)
 {
     char hint[96];
     line += strspn(line, " \t");
@@ -3309,7 +3368,7 @@ static bool options_from_file(struct options *options, const char *path, struct 
                     strerror(errno));
     char *line = NULL, problem[WHY_MAX];
     size_t size = 0, number = 0;
-    uint64_t seen = 0;
+    struct option_set seen = {0};
     bool good = true;
     while (good && getline(&line, &size, file) >= 0) {
         number++;
@@ -3340,7 +3399,7 @@ static enum command command_find(const char *name, size_t len)
  * value that begins with -- must be written the second way: else a forgotten value would eat the
  * next option. False with the reason in why. */
 static bool options_take(struct options *options, int argc, char **argv, int *i, bool config_pass,
-                         uint64_t *seen, struct command_line *out, struct why why)
+                         struct option_set *seen, struct command_line *out, struct why why)
 {
     const char *arg = argv[*i];
     if (!strcmp(arg, "-h")) arg = "--help";
@@ -3389,7 +3448,7 @@ static bool options_read(struct options *options, int argc, char **argv, struct 
                          struct why why)
 {
     *out = (struct command_line){COMMAND_SERVE, NULL};
-    uint64_t seen = 0;
+    struct option_set seen = {0};
     for (int i = 1; i < argc; i++)
         if (!options_take(options, argc, argv, &i, true, &seen, out, why)) return false;
     if (!options_from_env(options, why)) return false;
@@ -3412,6 +3471,7 @@ static void option_print(const struct options *options, const struct option_row 
     case OPTION_FILES:
     case OPTION_ORIGINS:
     case OPTION_RANGES:
+    case OPTION_HOSTS:
         for (size_t i = 0; i < ((const struct option_list *)field)->count; i++)
             config_print(out, row->name, ((const struct option_list *)field)->at[i]);
         return;
@@ -3483,7 +3543,9 @@ enum option_need {
     NEED_URL,
     NEED_PASSWORD,
     NEED_MINT,
-    NEED_CLUSTER
+    NEED_CLUSTER,
+    NEED_ACME,
+    NEED_REDIRECT
 };
 
 /* Options that change nothing without another option or a command. Whoever gives one believes that
@@ -3514,6 +3576,11 @@ static const struct option_needs {
     {"cluster-ca-file", NEED_CLUSTER},
     {"node-name", NEED_CLUSTER},
     {"cluster-log", NEED_CLUSTER},
+    {"acme-agree", NEED_ACME},
+    {"acme-email", NEED_ACME},
+    {"acme-server", NEED_ACME},
+    {"acme-ca-file", NEED_ACME},
+    {"acme-webroot", NEED_REDIRECT},
 };
 
 /* True if an option is other than its default. That is what can be known here, and enough: one that
@@ -3538,6 +3605,8 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_PASSWORD] = *options->admin_password_file,
         [NEED_MINT] = false, /* only a server is told of this */
         [NEED_CLUSTER] = *options->cluster,
+        [NEED_ACME] = options->acme.count > 0,
+        [NEED_REDIRECT] = options->redirect_listen.count > 0,
     };
     static const char *const lacks[] = {
         [NEED_KEY] = "without --jwt-secret-file or --jwt-public-key-file",
@@ -3547,6 +3616,8 @@ static const char *option_lacks(const struct options *options, enum option_need 
         [NEED_PASSWORD] = "without --admin-password-file",
         [NEED_MINT] = "without --mint-token",
         [NEED_CLUSTER] = "without --cluster",
+        [NEED_ACME] = "without --acme",
+        [NEED_REDIRECT] = "without --redirect-listen",
     };
     return has[need] ? NULL : lacks[need];
 }
@@ -11829,8 +11900,13 @@ enum {
     TLS_CHUNK = 16 * 1024,         /* enciphered at a time, before the socket is asked */
     TLS_TICKET_SECONDS = 86400,    /* a session can be resumed this long */
     TLS_SELF_DAYS = 397,           /* life of a certificate of our own */
+    TLS_OWN_MAX = 4096,            /* bytes of one */
     TLS_RENEW_DAYS = 30,           /* before its end a new one is made */
 };
+
+#define TLS_PEM_BEGIN "-----BEGIN CERTIFICATE-----\n"
+#define TLS_PEM_END "-----END CERTIFICATE-----\n"
+#define ACME_PROTOCOL "acme-tls/1" /* what a client names that is an ACME server and looks */
 
 /* A certificate with its chain, and its key.
  *
@@ -11842,7 +11918,8 @@ struct tls_pair {
     mbedtls_x509_crt chain;
     mbedtls_pk_context *keys; /* one, or for RSA one for each handshake worker */
     size_t key_count;
-    char *file; /* where the certificate was read */
+    char *file;         /* where the certificate was read */
+    const char *option; /* which named that, without dashes */
 };
 
 /* Certificates in use. Never changed once made: a reload makes another, and this one is freed by
@@ -11854,6 +11931,7 @@ struct tls_config {
     struct tls_shared *shared;
     struct tls_pair *pairs;
     size_t count;
+    struct tls_pair *challenge; /* for an ACME server that looks, and for nobody else; or NULL */
 };
 
 /* What all TLS connections share. `lock` guards `config` and is held for as long as it takes to
@@ -11866,6 +11944,7 @@ struct tls_shared {
     size_t signers;                     /* handshake workers: keys of an RSA certificate */
     _Atomic size_t signer;              /* the number that the next thread which signs gets */
     struct counters *counters;
+    const char *option; /* by which certificates are named, in texts, without dashes */
 };
 
 /* The buffers of one thread, 34 KB, made when it first works on a TLS connection and freed when it
@@ -12095,6 +12174,9 @@ static int tls_offer(mbedtls_ssl_context *ssl, struct tls_shared *shared, struct
  * that a client by address or without SNI still has the choice between RSA and ECDSA; whether to go
  * on with a name that is not its own is for the client to say.
  *
+ * An ACME server that looks whether a name is ours says so by ALPN, and gets the certificate that
+ * was made for that, or none (RFC 8737 section 3): the protocol is only offered with one.
+ *
  * mbedtls_ssl_conf_cert_cb and not conf_sni: the latter is called only for a client that sends a
  * name, and keys of the configuration, which all threads share, would be used for the others. The
  * callback has no context: `own` is a member of the tls_config that tls_config_make made. After a
@@ -12108,6 +12190,11 @@ static int tls_choose(mbedtls_ssl_context *ssl)
     host.at = (const char *)mbedtls_ssl_get_hs_sni(ssl, &host.len);
     size_t offered = 0;
     int error = 0;
+    const char *protocol = mbedtls_ssl_get_alpn_protocol(ssl);
+    if (protocol && !strcmp(protocol, ACME_PROTOCOL))
+        return host.at && tls_pair_is_for(config->challenge, host)
+                   ? tls_offer(ssl, config->shared, config->challenge)
+                   : MBEDTLS_ERR_SSL_UNRECOGNIZED_NAME;
     for (size_t i = 0; host.at && !error && i < config->count; i++) {
         if (!tls_pair_is_for(&config->pairs[i], host)) continue;
         error = tls_offer(ssl, config->shared, &config->pairs[i]);
@@ -12165,19 +12252,26 @@ static bool tls_file_readable(const char *option, const char *path, struct why w
     return good;
 }
 
-/* [main] Reads a certificate with its key, and checks that they belong together. False with the
- * reason in why; the pair is to be freed with tls_pair_free in any case. A chain of which a part is
- * not understood is refused whole: clients would miss a link that the operator believes to be
- * there. */
-static bool tls_pair_read(struct tls_pair *pair, const char *cert, const char *key, struct why why)
+/* Makes a pair with nothing in it but its names, to be freed with tls_pair_free. */
+static void tls_pair_init(struct tls_pair *pair, const char *option, const char *file)
 {
-    static const char option[] = "tls-cert";
-    const char *key_option = cert == key ? option : "tls-key";
     mbedtls_x509_crt_init(&pair->chain);
     pair->keys = mem_new(sizeof *pair->keys);
     pair->key_count = 1;
     mbedtls_pk_init(pair->keys);
-    pair->file = mem_copy_text(cert, strlen(cert));
+    pair->file = mem_copy_text(file, strlen(file));
+    pair->option = option;
+}
+
+/* [main, acme] Reads a certificate with its key, and checks that they belong together. False with
+ * the reason in why; the pair is to be freed with tls_pair_free in any case. A chain of which a
+ * part is not understood is refused whole: clients would miss a link that the operator believes to
+ * be there. */
+static bool tls_pair_read(struct tls_pair *pair, const char *option, const char *cert,
+                          const char *key, struct why why)
+{
+    const char *key_option = cert == key ? option : "tls-key";
+    tls_pair_init(pair, option, cert);
     if (!tls_file_readable(option, cert, why)) return false;
     if (!tls_file_readable(key_option, key, why)) return false;
     int error = mbedtls_x509_crt_parse_file(&pair->chain, cert);
@@ -12235,7 +12329,7 @@ static void tls_pair_untimely_text(const struct tls_pair *pair, struct why why)
 {
     bool past = mbedtls_x509_time_is_past(&pair->chain.valid_to);
     const mbedtls_x509_time *t = past ? &pair->chain.valid_to : &pair->chain.valid_from;
-    fail(why, "--tls-cert: %.200s %s %04d-%02d-%02d; %s", pair->file,
+    fail(why, "--%s: %.200s %s %04d-%02d-%02d; %s", pair->option, pair->file,
          past ? "expired on" : "becomes valid on", t->year, t->mon, t->day,
          past ? "renew it" : "wait, or set the clock");
 }
@@ -12349,23 +12443,23 @@ static bool tls_pair_works(struct tls_pair *pair, struct why why)
     for (const mbedtls_x509_crt *c = chain; c; c = c->next) len += c->raw.len + AROUND;
     if (mbedtls_x509_crt_check_key_usage(chain, MBEDTLS_X509_KU_DIGITAL_SIGNATURE))
         return fail(why,
-                    "--tls-cert: %.200s is not for signatures (keyUsage); have one"
+                    "--%s: %.200s is not for signatures (keyUsage); have one"
                     " issued with digitalSignature",
-                    pair->file);
+                    pair->option, pair->file);
     if (mbedtls_x509_crt_check_extended_key_usage(chain, auth, sizeof auth - 1))
         return fail(why,
-                    "--tls-cert: %.200s is not for servers (extendedKeyUsage); have"
+                    "--%s: %.200s is not for servers (extendedKeyUsage); have"
                     " one issued with serverAuth",
-                    pair->file);
+                    pair->option, pair->file);
     if (len + AROUND > MESSAGE_MAX)
         return fail(why,
-                    "--tls-cert: the chain in %.200s has %zu bytes, and a handshake"
+                    "--%s: the chain in %.200s has %zu bytes, and a handshake"
                     " room for %d; leave out the root and what no client needs",
-                    pair->file, len, MESSAGE_MAX);
+                    pair->option, pair->file, len, MESSAGE_MAX);
     return fail(why,
-                "--tls-cert: no handshake of TLS %s works with %.200s (-0x%04x);"
+                "--%s: no handshake of TLS %s works with %.200s (-0x%04x);"
                 " make another",
-                version, pair->file, (unsigned)-error);
+                pair->option, version, pair->file, (unsigned)-error);
 }
 
 /* [any] Gives a reference back; the last to do so frees the certificates. NULL is fine. The order
@@ -12377,6 +12471,8 @@ static void tls_config_drop(struct tls_config *config)
     mbedtls_ssl_config_free(&config->ssl);
     for (size_t i = 0; i < config->count; i++) tls_pair_free(&config->pairs[i]);
     free(config->pairs);
+    if (config->challenge) tls_pair_free(config->challenge);
+    free(config->challenge);
     free(config);
 }
 
@@ -12391,7 +12487,17 @@ static int tls_config_set(struct tls_config *config)
     return error ? error : mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
 }
 
-/* [main] A configuration of these certificates with one reference, to be given back with
+/* [acme] Has a configuration that is not in use yet answer an ACME server with this pair, which is
+ * the configuration's from now on. Mbed TLS takes the first of our protocols that the client
+ * knows, so who can speak HTTP, too, is a client like any other. 0, or Mbed TLS's error. */
+static int tls_config_challenge(struct tls_config *config, struct tls_pair *pair)
+{
+    static const char *alpn[] = {"http/1.1", ACME_PROTOCOL, NULL};
+    config->challenge = pair;
+    return mbedtls_ssl_conf_alpn_protocols(&config->ssl, alpn);
+}
+
+/* [main, acme] A configuration of these certificates with one reference, to be given back with
  * tls_config_drop; NULL with the reason in why. Without keys each certificate's file has its key.
  * Every pair is read and tried before anything is used, so that a reload is all or nothing. */
 static struct tls_config *tls_config_make(struct tls_shared *shared, char *const *certs,
@@ -12408,13 +12514,14 @@ static struct tls_config *tls_config_make(struct tls_shared *shared, char *const
     bool good = true;
     while (good && config->count < count) {
         size_t i = config->count++;
-        good = tls_pair_read(&config->pairs[i], certs[i], key_count ? keys[i] : certs[i], why) &&
+        good = tls_pair_read(&config->pairs[i], shared->option, certs[i],
+                             key_count ? keys[i] : certs[i], why) &&
                tls_pair_works(&config->pairs[i], why);
     }
     int error = good ? tls_config_set(config) : 0;
     for (size_t i = 0; good && !error && i < config->count; i++)
         error = tls_pair_copy_key(&config->pairs[i], shared->signers);
-    if (error) good = tls_file_problem("tls-cert", certs[0], error, "make another", why);
+    if (error) good = tls_file_problem(shared->option, certs[0], error, "make another", why);
     if (good) return config;
     tls_config_drop(config);
     return NULL;
@@ -12432,7 +12539,7 @@ static size_t tls_config_untimely(const struct tls_config *config, const struct 
     return count;
 }
 
-/* [main; tls.lock] Makes `config` the one for new connections, and gives the old one's
+/* [main, acme; tls.lock] Makes `config` the one for new connections, and gives the old one's
  * reference back: connections that were made with it keep it until their end. */
 static void tls_config_use(struct tls_shared *shared, struct tls_config *config)
 {
@@ -12520,6 +12627,7 @@ static bool tls_shared_init(struct tls_shared *shared, size_t signers, struct co
 {
     shared->signers = signers;
     shared->counters = counters;
+    shared->option = "tls-cert";
     pthread_mutex_init(&shared->lock, NULL);
     pthread_once(&tls_buffers_once, tls_make_key); /* if it fails, then before there are clients */
     mbedtls_ssl_ticket_init(&shared->tickets);
@@ -12534,19 +12642,27 @@ static void tls_shared_free(struct tls_shared *shared)
     mbedtls_ssl_ticket_free(&shared->tickets);
 }
 
-/* Writes a file that only its owner may read, in place of the one of that name: a new file, synced,
- * then renamed, so that a crash leaves the old one or the new one. O_EXCL, so that nobody's link is
- * followed. False with errno set. */
+/* [main, acme] Writes a file that only its owner may read, in place of the one of that name: a new
+ * file, synced, then renamed, so that a crash leaves the old one or the new one. O_EXCL, so that
+ * nobody's link is followed. False with errno set. */
 static bool tls_write_file(const char *path, const char *text)
 {
-    char next[PATH_MAX];
+    char next[PATH_MAX], dir[PATH_MAX];
     size_t len = strlen(text);
-    if (snprintf(next, sizeof next, "%s.new", path) >= (int)sizeof next) return false;
+    ssize_t n = 1;
+    if (snprintf(next, sizeof next, "%s.new", path) >= (int)sizeof next) {
+        errno = ENAMETOOLONG;
+        return false;
+    }
     unlink(next);
     int fd = open(next, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
-    bool good = fd >= 0 && write(fd, text, len) == (ssize_t)len && !fsync(fd);
+    for (; fd >= 0 && len && n > 0; text += n, len -= (size_t)n)
+        if ((n = write(fd, text, len)) < 0) break;
+    bool good = fd >= 0 && !len && !fsync(fd);
     if (fd >= 0) good = !close(fd) && good;
-    return good && !rename(next, path);
+    if (!good || rename(next, path)) return false;
+    errno = store_sync_directory(dirname(strcpy(dir, path)));
+    return !errno;
 }
 
 /* YYYYMMDDhhmmss of a moment that many days from now, as certificates want it. */
@@ -12557,22 +12673,59 @@ static void tls_time_text(int days, char out[16])
     strftime(out, 16, "%Y%m%d%H%M%S", gmtime_r(&when, &t));
 }
 
-/* [main] Signs a certificate for localhost and the addresses, with its own key; 0, or Mbed TLS's
- * error. Valid from yesterday, for a client's clock may be slow, and no longer than browsers accept
- * (397 days). The serial number is positive and of 16 bytes, random, so that a new certificate is
- * not taken for an old one of the same issuer. It is no CA: a browser that was told to trust it
- * trusts nothing else by that. */
-static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage *addresses,
-                         size_t count, char *out, size_t size)
+/* [main, acme] Makes an EC key of P-256; 0, or Mbed TLS's error. */
+static int tls_new_key(mbedtls_pk_context *key)
 {
-    mbedtls_x509_san_list *names = mem_new((count + 1) * sizeof *names);
+    int error = mbedtls_pk_setup(key, mbedtls_pk_info_from_type(MBEDTLS_PK_ECKEY));
+    if (error) return error;
+    return mbedtls_ecp_gen_key(MBEDTLS_ECP_DP_SECP256R1, mbedtls_pk_ec(*key), tls_random, NULL);
+}
+
+/* [main, acme] Signs a certificate for these names with its own key, as DER in `out`; 0, or Mbed
+ * TLS's error. Valid from yesterday, for a client's clock may be slow, and no longer than browsers
+ * accept (397 days). The serial number is positive and of 16 bytes, random, so that a new
+ * certificate is not taken for an old one of the same issuer. It is no CA: a browser that was told
+ * to trust it trusts nothing else by that. With the hash of a challenge it is the answer to that
+ * (RFC 8737 section 3). */
+static int tls_sign_own(mbedtls_pk_context *key, const mbedtls_x509_san_list *names,
+                        const uint8_t *challenge, uint8_t out[TLS_OWN_MAX], struct span *der)
+{
+    static const char identifier[] = "\x2b\x06\x01\x05\x05\x07\x01\x1f"; /* 1.3.6.1.5.5.7.1.31 */
     mbedtls_x509write_cert cert;
     char from[16], to[16];
-    uint8_t serial[16];
+    uint8_t serial[16], hash[2 + SHA256_SIZE] = {MBEDTLS_ASN1_OCTET_STRING, SHA256_SIZE};
     random_bytes(serial, sizeof serial);
     serial[0] = (serial[0] & 0x7f) | 0x40; /* positive, and as long as it looks */
     tls_time_text(-1, from);
     tls_time_text(TLS_SELF_DAYS, to);
+    mbedtls_x509write_crt_init(&cert);
+    mbedtls_x509write_crt_set_version(&cert, MBEDTLS_X509_CRT_VERSION_3);
+    mbedtls_x509write_crt_set_md_alg(&cert, MBEDTLS_MD_SHA256);
+    mbedtls_x509write_crt_set_subject_key(&cert, key);
+    mbedtls_x509write_crt_set_issuer_key(&cert, key);
+    int error = mbedtls_x509write_crt_set_subject_name(&cert, "CN=presence self-signed");
+    if (!error) error = mbedtls_x509write_crt_set_issuer_name(&cert, "CN=presence self-signed");
+    if (!error) error = mbedtls_x509write_crt_set_serial_raw(&cert, serial, sizeof serial);
+    if (!error) error = mbedtls_x509write_crt_set_validity(&cert, from, to);
+    if (!error) error = mbedtls_x509write_crt_set_basic_constraints(&cert, 0, -1);
+    if (!error) error = mbedtls_x509write_crt_set_subject_alternative_name(&cert, names);
+    if (challenge) memcpy(hash + 2, challenge, SHA256_SIZE);
+    if (!error && challenge)
+        error = mbedtls_x509write_crt_set_extension(&cert, identifier, sizeof identifier - 1, 1,
+                                                    hash, sizeof hash);
+    if (!error) error = mbedtls_x509write_crt_der(&cert, out, TLS_OWN_MAX, tls_random, NULL);
+    mbedtls_x509write_crt_free(&cert);
+    if (error < 0) return error;
+    *der =
+        (struct span){(char *)out + TLS_OWN_MAX - error, (size_t)error}; /* written from the end */
+    return 0;
+}
+
+/* [main] Signs a certificate for localhost and the addresses, as PEM; see tls_sign_own. */
+static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage *addresses,
+                         size_t count, char *out, size_t size)
+{
+    mbedtls_x509_san_list *names = mem_new((count + 1) * sizeof *names);
     static char host[] = "localhost";
     names[0].node.type = MBEDTLS_X509_SAN_DNS_NAME;
     names[0].node.san.unstructured_name =
@@ -12585,22 +12738,20 @@ static int tls_self_sign(mbedtls_pk_context *key, const struct sockaddr_storage 
         names[i + 1].node.type = MBEDTLS_X509_SAN_IP_ADDRESS;
         names[i + 1].node.san.unstructured_name = (mbedtls_x509_buf){.p = at, .len = v4 ? 4 : 16};
     }
-    mbedtls_x509write_crt_init(&cert);
-    mbedtls_x509write_crt_set_version(&cert, MBEDTLS_X509_CRT_VERSION_3);
-    mbedtls_x509write_crt_set_md_alg(&cert, MBEDTLS_MD_SHA256);
-    mbedtls_x509write_crt_set_subject_key(&cert, key);
-    mbedtls_x509write_crt_set_issuer_key(&cert, key);
-    int error = mbedtls_x509write_crt_set_subject_name(&cert, "CN=presence self-signed");
-    if (!error) error = mbedtls_x509write_crt_set_issuer_name(&cert, "CN=presence self-signed");
-    if (!error) error = mbedtls_x509write_crt_set_serial_raw(&cert, serial, sizeof serial);
-    if (!error) error = mbedtls_x509write_crt_set_validity(&cert, from, to);
-    if (!error) error = mbedtls_x509write_crt_set_basic_constraints(&cert, 0, -1);
-    if (!error) error = mbedtls_x509write_crt_set_subject_alternative_name(&cert, names);
-    if (!error)
-        error = mbedtls_x509write_crt_pem(&cert, (unsigned char *)out, size, tls_random, NULL);
-    mbedtls_x509write_crt_free(&cert);
+    uint8_t bytes[TLS_OWN_MAX];
+    struct span der;
+    int error = tls_sign_own(key, names, NULL, bytes, &der);
     free(names);
-    return error;
+    if (error) return error;
+    return mbedtls_pem_write_buffer(TLS_PEM_BEGIN, TLS_PEM_END, (const uint8_t *)der.at, der.len,
+                                    (uint8_t *)out, size, &size);
+}
+
+/* Where the certificate of our own and its key are. */
+static void tls_own_paths(const char *dir, char cert[PATH_MAX], char key[PATH_MAX])
+{
+    snprintf(cert, PATH_MAX, "%s/tls-cert.pem", dir);
+    snprintf(key, PATH_MAX, "%s/tls-key.pem", dir);
 }
 
 /* [main] True if a certificate made earlier can be used for TLS_RENEW_DAYS more. It is kept then:
@@ -12615,8 +12766,8 @@ static bool tls_self_good(const char *cert, const char *key)
     gmtime_r(&soon, &t);
     mbedtls_x509_time then = {t.tm_year + 1900, t.tm_mon + 1, t.tm_mday,
                               t.tm_hour,        t.tm_min,     t.tm_sec};
-    bool good = tls_pair_read(&pair, cert, key, WHY(err)) && !tls_pair_untimely(&pair) &&
-                mbedtls_x509_time_cmp(&pair.chain.valid_to, &then) > 0;
+    bool good = tls_pair_read(&pair, "tls-self-signed", cert, key, WHY(err)) &&
+                !tls_pair_untimely(&pair) && mbedtls_x509_time_cmp(&pair.chain.valid_to, &then) > 0;
     tls_pair_free(&pair);
     return good;
 }
@@ -12631,9 +12782,7 @@ static bool tls_self_make(const char *cert, const char *key,
     if (tls_self_good(cert, key)) return true;
     mbedtls_pk_context pk;
     mbedtls_pk_init(&pk);
-    int error = mbedtls_pk_setup(&pk, mbedtls_pk_info_from_type(MBEDTLS_PK_ECKEY));
-    if (!error)
-        error = mbedtls_ecp_gen_key(MBEDTLS_ECP_DP_SECP256R1, mbedtls_pk_ec(pk), tls_random, NULL);
+    int error = tls_new_key(&pk);
     if (!error) error = tls_self_sign(&pk, addresses, count, cert_text, sizeof cert_text);
     if (!error) error = mbedtls_pk_write_key_pem(&pk, (unsigned char *)key_text, sizeof key_text);
     mbedtls_pk_free(&pk);
@@ -12946,6 +13095,9 @@ static enum handshake transport_handshake(struct transport *transport, struct tl
     if (tls->broken) return HANDSHAKE_FAILED;
     if (result == SEAM_TLS_WAIT) return HANDSHAKE_MORE;
     tls->open = true;
+    /* An ACME server has seen what it came for (RFC 8737 section 3): nothing is spoken with it. */
+    const char *protocol = mbedtls_ssl_get_alpn_protocol(&tls->ssl);
+    tls->ended = protocol && !strcmp(protocol, ACME_PROTOCOL);
     if (tls->idle.resumed) count_one(&shared->counters->tls_resumed);
     seam_tls_end_handshake(&tls->ssl, &tls->idle);
     return HANDSHAKE_DONE;
@@ -13131,54 +13283,46 @@ static bool tls_client_distrusts(const mbedtls_ssl_context *ssl, struct why why)
     return true;
 }
 
-/* ==== 34. Webhooks: the receiver ================================================================
- * One request to the operator's program (--webhook-url), from the look-up of its name to the last
- * byte of its answer, plain or over TLS. All but the look-up runs on the webhook's own thread, on
- * which nobody waits.
+/* ==== 34. Calling out: requests =================================================================
+ * One request over HTTP/1.1 that a thread of ours makes, of the webhook's receiver or of an ACME
+ * server, from the look-up of a name to the last byte of the answer, plain or over TLS. All but the
+ * look-up runs on the thread that asks, on which nobody waits.
  *
- *     webhook_conn_find       the resolver, in a thread of its own      --webhook-timeout
- *     webhook_conn_connect    each address a share of what is left            |
- *     webhook_conn_secure     TLS, if it is https                             |
- *     webhook_conn_write      the request                                     |
- *     webhook_conn_read_head  1xx are passed over                             v
- *     webhook_conn_skip_body  at most WEBHOOK_BODY_MS
+ *     call_find       the resolver, in a thread of its own      the request's time
+ *     call_connect    each address a share of what is left            |
+ *     call_secure     TLS, if it is https                             |
+ *     call_write      the request                                     |
+ *     call_read_head  1xx are passed over                             v
+ *     call_skip_body  at most CALL_BODY_MS; or call_read_body, up to a bound
  *
  * A request has one absolute deadline. It is looked at before every wait and, since who sends
- * without end is never waited for, whenever bytes are taken from the socket: neither a receiver
- * that drips nor one that floods can hold the thread. What went wrong becomes a text for the log
- * and /admin/stats; what follows from it is Webhooks: delivery's. */
+ * without end is never waited for, whenever bytes are taken from the socket: neither a server that
+ * drips nor one that floods can hold the thread. What went wrong becomes a text; what follows from
+ * it is the caller's. */
 
 enum {
-    WEBHOOK_URL_MAX = 2048,
-    WEBHOOK_SECRET_MIN = 16,
-    WEBHOOK_SECRET_MAX = 4096,
-    WEBHOOK_HEAD_MAX = 16384, /* bytes of the head of an answer */
-    WEBHOOK_BODY_MAX = 65536, /* bytes read of its body, to throw them away */
-    WEBHOOK_BODY_MS = 1000,   /* and how long it may take */
-    WEBHOOK_FIRST_MS = 1000,  /* wait after the first failure; it doubles */
-    WEBHOOK_LAST_MS = 300000, /* up to this */
-    WEBHOOK_CLOSE_MS = 20,    /* wait for a transaction under way */
-    WEBHOOK_STOP_MS = 800,    /* at a stop: for an answer under way */
-    WEBHOOK_WHY = 320,        /* bytes of the text of an error */
-    WEBHOOK_SIGNATURE = 96,   /* bytes of the text of a signature */
-    WEBHOOK_GONE = 410,       /* this answer says: never again */
+    CALL_URL_MAX = 2048,
+    CALL_HEAD_MAX = 16384, /* bytes of the head of an answer */
+    CALL_BODY_MAX = 65536, /* bytes read of a body that nobody wants, to throw them away */
+    CALL_BODY_MS = 1000,   /* and how long it may take */
+    CALL_WHY = 320,        /* bytes of the text of an error */
 };
 
 /* A URL to post to (RFC 3986, RFC 9110 section 4.2), taken apart once at the start. */
-struct webhook_url {
+struct call_url {
     bool secure;     /* https */
     bool is_address; /* the host is an IP address */
     uint16_t port;
-    char host[ORIGIN_MAX];            /* without brackets */
-    char origin[ORIGIN_MAX];          /* scheme, host, and the port if it is not the usual one */
-    const char *authority;            /* that without the scheme: for the Host header */
-    char target[WEBHOOK_URL_MAX + 2]; /* path and query */
+    char host[ORIGIN_MAX];         /* without brackets */
+    char origin[ORIGIN_MAX];       /* scheme, host, and the port if it is not the usual one */
+    const char *authority;         /* that without the scheme: for the Host header */
+    char target[CALL_URL_MAX + 2]; /* path and query */
 };
 
 /* [main] Reads a URL; false, with *out undefined, if it is none of http or https, names a user, or
  * has a fragment or a character that a URL cannot have: the target is written into a request as it
  * is. */
-static bool webhook_url_parse(const char *text, struct webhook_url *out)
+static bool call_url_parse(const char *text, struct call_url *out)
 {
     static const char http[] = "http://", https[] = "https://";
     char authority[ORIGIN_MAX];
@@ -13193,7 +13337,7 @@ static bool webhook_url_parse(const char *text, struct webhook_url *out)
     if (!host_parse(authority, out->host, &port) || !host_is_web(out->host) || !port) return false;
     if (!origin_of_host(out->secure, authority, out->origin)) return false;
     text += len;
-    if (strlen(text) > WEBHOOK_URL_MAX) return false;
+    if (strlen(text) > CALL_URL_MAX) return false;
     /* No blank or control character: it would end the request line, or begin another header. */
     for (const char *c = text; *c; c++)
         if (*c <= ' ' || *c >= 0x7f || strchr("#\"<>\\^`{|}", *c)) return false;
@@ -13209,6 +13353,470 @@ static bool webhook_url_parse(const char *text, struct webhook_url *out)
     }
     return true;
 }
+
+/* The head of an answer. */
+struct response_head {
+    size_t size; /* with the empty line at its end */
+    int status;
+    int64_t length; /* Content-Length; -1 when it is not said, or badly */
+    bool chunked;   /* the body is in chunks */
+    bool coded;     /* it is coded in another way */
+};
+
+/* [webhook, acme] Reads the head at the front of an answer (RFC 9112 section 4): 1, or 0 when it is
+ * not all there yet; -1 when what stands there is none, or too long. Of a Content-Length that is no
+ * number nothing is believed. */
+static int response_head_read(const char *at, size_t len, struct response_head *out)
+{
+    static const char version[] = "HTTP/1.";
+    enum { VERSION = sizeof version - 1, LINE = VERSION + 6 }; /* digit, blank, three, and one */
+    if (memcmp(at, version, len < VERSION ? len : VERSION)) return -1;
+    size_t end = http_head_end(at, len < CALL_HEAD_MAX ? len : CALL_HEAD_MAX, 0);
+    if (!end) return len < CALL_HEAD_MAX ? 0 : -1;
+    const char *code = at + VERSION + 2;
+    if (end < LINE || !digit_is(at[VERSION]) || at[VERSION + 1] != ' ') return -1;
+    if (!digit_is(code[0]) || !digit_is(code[1]) || !digit_is(code[2]) || *code == '0') return -1;
+    if (code[3] != ' ' && code[3] != '\r' && code[3] != '\n') return -1;
+    *out = (struct response_head){.size = end, .length = -1};
+    out->status = (code[0] - '0') * 100 + (code[1] - '0') * 10 + (code[2] - '0');
+    for (const char *line = at, *next; line < at + end; line = next) {
+        struct span value;
+        next = (const char *)memchr(line, '\n', (size_t)(at + end - line)) + 1;
+        struct span text = {line, (size_t)(next - 1 - line)};
+        if (http_line_value(text, "Content-Length", &value)) out->length = http_length(value);
+        if (!http_line_value(text, "Transfer-Encoding", &value)) continue;
+        out->coded |= out->chunked || value.len != 7 || strncasecmp(value.at, "chunked", 7);
+        out->chunked = true;
+    }
+    return 1;
+}
+
+/* A thread that makes requests, one at a time. */
+struct caller {
+    struct call_url url;     /* of the next request */
+    const char *ca_option;   /* names the file of CAs in texts, without dashes */
+    const char *ca_file;     /* whom to trust over https */
+    bool tls12;              /* see call_begin */
+    struct lookup *lookup;   /* one it asked for, or NULL */
+    int wake;                /* eventfd: there is something to do, or to look at stop_by */
+    _Atomic int64_t stop_by; /* mono: be done by then; 0: go on */
+};
+
+/* [any] True once the thread is to end. */
+static bool caller_stopping(const struct caller *caller)
+{
+    return atomic_load(&caller->stop_by);
+}
+
+/* [any] Wakes the thread. */
+static void caller_wake(struct caller *caller)
+{
+    uint64_t one = 1;
+    if (write(caller->wake, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
+}
+
+/* What a request by https has more. Made for each: there is one request a batch, and no session to
+ * resume. */
+struct call_tls {
+    mbedtls_ssl_context ssl;
+    mbedtls_ssl_config config;
+    mbedtls_x509_crt roots;
+};
+
+/* One request on its way. [webhook, acme] */
+struct call {
+    struct caller *caller;
+    int fd;
+    int64_t deadline;         /* mono */
+    struct call_tls tls;      /* see call_begin */
+    mbedtls_ssl_context *ssl; /* of it; NULL: plain */
+    bool signs_new;           /* see call_begin */
+    bool no_body;             /* HEAD is asked: none comes, whatever the answer says */
+    char *why;                /* what went wrong: CALL_WHY bytes */
+};
+
+/* Says what went wrong, as printf does, unless something before it did: the first reason is the
+ * one that explains the others. False, for the caller to return. */
+__attribute__((format(printf, 2, 3))) static bool call_fail(char *why, const char *format, ...)
+{
+    if (*why) return false;
+    va_list args;
+    va_start(args, format);
+    vsnprintf(why, CALL_WHY, format, args);
+    va_end(args);
+    return false;
+}
+
+/* [webhook, acme] Waits until a descriptor (-1: none) is ready for these events, somebody wakes the
+ * thread, or that moment has come. True if the descriptor is ready. Waits an hour at most, so that
+ * the difference always fits an int; callers loop. */
+static bool caller_poll(struct caller *caller, int fd, short events, int64_t until)
+{
+    struct pollfd waits[2] = {{.fd = caller->wake, .events = POLLIN}, {.fd = fd, .events = events}};
+    int64_t left = until - clock_mono_ms();
+    uint64_t count;
+    int n = poll(waits, 2, left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left);
+    if (n > 0 && waits[0].revents && read(caller->wake, &count, sizeof count) < 0 &&
+        errno != EAGAIN)
+        fatal("an eventfd cannot be read");
+    return n > 0 && waits[1].revents;
+}
+
+/* [webhook, acme] The moment at which a request's time is up: its own, or that of a stop. */
+static int64_t call_end(const struct call *call)
+{
+    int64_t stop_by = atomic_load(&call->caller->stop_by);
+    return stop_by && stop_by < call->deadline ? stop_by : call->deadline;
+}
+
+/* [webhook, acme] Waits for a request's socket, or another descriptor; false when its time is up.
+ */
+static bool call_wait(struct call *call, int fd, short events)
+{
+    for (;;) {
+        int64_t until = call_end(call);
+        if (caller_poll(call->caller, fd, events, until)) return true;
+        if (clock_mono_ms() >= until) return call_fail(call->why, "no answer in time");
+    }
+}
+
+/* What send or recv returned, as Mbed TLS wants to have it. Every loop of a request, those inside
+ * Mbed TLS too, moves bytes: here each ends with the request's time, also if it never has to
+ * wait. */
+static int call_result(const struct call *call, ssize_t n, int wait)
+{
+    if (n > 0 && clock_mono_ms() >= call_end(call)) return MBEDTLS_ERR_SSL_TIMEOUT;
+    if (n >= 0) return (int)n;
+    bool again = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
+    return again ? wait : MBEDTLS_ERR_ERROR_GENERIC_ERROR;
+}
+
+/* Mbed TLS's f_send: sends bytes as far as the socket takes them. */
+static int call_send(void *context, const unsigned char *at, size_t len)
+{
+    const struct call *call = context;
+    ssize_t n = send(call->fd, at, len, MSG_NOSIGNAL);
+    return call_result(call, n, MBEDTLS_ERR_SSL_WANT_WRITE);
+}
+
+/* Mbed TLS's f_recv: receives what is there. */
+static int call_receive(void *context, unsigned char *out, size_t size)
+{
+    const struct call *call = context;
+    return call_result(call, recv(call->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
+}
+
+/* [webhook, acme] After a call that returned a negative code: waits for what it wants. False if it
+ * is an error, or the time is up. */
+static bool call_again(struct call *call, int code)
+{
+    if (code == MBEDTLS_ERR_SSL_WANT_READ) return call_wait(call, call->fd, POLLIN);
+    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return call_wait(call, call->fd, POLLOUT);
+    if (code == MBEDTLS_ERR_SSL_TIMEOUT) return call_fail(call->why, "no answer in time");
+    if (code == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET) return true; /* and not kept */
+    char text[128];
+    if (code == MBEDTLS_ERR_ERROR_GENERIC_ERROR)
+        return call_fail(call->why, "the connection broke: %s", strerror(errno));
+    mbedtls_strerror(code, text, sizeof text);
+    return call_fail(call->why, "%s", text);
+}
+
+/* [webhook, acme] Writes all bytes; false, with the reason said, if it cannot. */
+static bool call_write(struct call *call, struct span text)
+{
+    while (text.len) {
+        const unsigned char *at = (const unsigned char *)text.at;
+        int n =
+            call->ssl ? mbedtls_ssl_write(call->ssl, at, text.len) : call_send(call, at, text.len);
+        if (n < 0 && !call_again(call, n)) return false;
+        if (n <= 0) continue;
+        text.at += n;
+        text.len -= (size_t)n;
+    }
+    return true;
+}
+
+/* [webhook, acme] Reads what comes next: how many bytes, 0 at the end, -1 when it failed. An end
+ * without close_notify is an end too: only the head of the answer counts, and that is whole or the
+ * request has failed. */
+static ssize_t call_read(struct call *call, char *out, size_t size)
+{
+    for (;;) {
+        unsigned char *to = (unsigned char *)out;
+        int n = call->ssl ? mbedtls_ssl_read(call->ssl, to, size) : call_receive(call, to, size);
+        if (n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY || n == MBEDTLS_ERR_SSL_CONN_EOF) n = 0;
+        if (n >= 0) return n;
+        if (!call_again(call, n)) return -1;
+    }
+}
+
+/* [webhook, acme] Connects to the first of the addresses that answers; each gets its share of the
+ * time, so that a dead IPv6 address before a good IPv4 one does not use it up. */
+static bool call_connect(struct call *call, const struct addrinfo *addresses)
+{
+    int64_t deadline = call->deadline;
+    int count = 0, error = 0;
+    for (const struct addrinfo *a = addresses; a; a = a->ai_next) count++;
+    for (const struct addrinfo *a = addresses; a; a = a->ai_next, count--) {
+        /* What an address before this one failed for is forgotten: the last reason is told. */
+        int64_t now = clock_mono_ms();
+        socklen_t len = sizeof error;
+        *call->why = 0;
+        call->deadline = now + (deadline - now) / count;
+        call->fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+        error = call->fd < 0 || connect(call->fd, a->ai_addr, a->ai_addrlen) ? errno : 0;
+        if (error == EINPROGRESS && call_wait(call, call->fd, POLLOUT) &&
+            getsockopt(call->fd, SOL_SOCKET, SO_ERROR, &error, &len))
+            error = errno;
+        call->deadline = deadline;
+        if (!error) return true;
+        if (call->fd >= 0) close(call->fd);
+        call->fd = -1;
+        if (caller_stopping(call->caller)) break;
+    }
+    return call_fail(call->why, "cannot connect: %s", strerror(error));
+}
+
+/* [webhook, acme] Finds the addresses of the host, within the request's time. They are in the
+ * look-up, which is the webhook's; NULL when there are none. A look-up that was given up is taken
+ * up again; one that ended meanwhile is old, and made anew: names move. */
+static const struct addrinfo *call_find(struct call *call)
+{
+    struct caller *caller = call->caller;
+    if (caller->lookup && atomic_load(&caller->lookup->done)) { /* of a request before, and old */
+        lookup_drop(caller->lookup);
+        caller->lookup = NULL;
+    }
+    if (!caller->lookup) caller->lookup = lookup_begin(caller->url.host, caller->url.port);
+    const struct lookup *lookup = caller->lookup;
+    if (!lookup) {
+        call_fail(call->why, "cannot look %.100s up: %s", caller->url.host, strerror(errno));
+        return NULL;
+    }
+    char why[CALL_WHY] = "", *said = call->why;
+    call->why = why;
+    while (!atomic_load(&lookup->done) && call_wait(call, lookup->ready, POLLIN)) continue;
+    call->why = said;
+    const char *problem = !atomic_load(&lookup->done) ? "the resolver does not answer in time"
+                          : lookup->error             ? gai_strerror(lookup->error)
+                                                      : NULL;
+    if (!problem) return lookup->addresses;
+    call_fail(call->why, "cannot find %.100s: %s", caller->url.host, problem);
+    return NULL;
+}
+
+/* [webhook, acme] Finds the host and connects to it. */
+static bool call_open(struct call *call)
+{
+    const struct call_url *url = &call->caller->url;
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST}, *number;
+    char port[8];
+    if (!url->is_address) {
+        const struct addrinfo *found = call_find(call);
+        return found && call_connect(call, found);
+    }
+    snprintf(port, sizeof port, "%u", url->port);
+    int error = getaddrinfo(url->host, port, &hints, &number); /* asks nobody */
+    if (error)
+        return call_fail(call->why, "cannot find %.100s: %s", url->host, gai_strerror(error));
+    bool good = call_connect(call, number);
+    freeaddrinfo(number);
+    return good;
+}
+
+/* [webhook, acme] Prepares a context for a request; 0, or what Mbed TLS says against it. */
+static int call_tls_set(struct call_tls *tls, struct call *call)
+{
+    struct caller *caller = call->caller;
+    int error =
+        tls_client_set(&tls->ssl, &tls->config, &tls->roots, caller->url.host, caller->tls12);
+    mbedtls_ssl_set_bio(&tls->ssl, call, call_send, call_receive, NULL);
+    return error;
+}
+
+/* [webhook, acme] Shakes hands, and is sure of whom it talks to. The rest of the request is TLS
+ * after it; *tls is to be freed in any case. */
+static bool call_secure(struct call *call, struct call_tls *tls)
+{
+    char err[WHY_MAX];
+    mbedtls_ssl_init(&tls->ssl);
+    mbedtls_ssl_config_init(&tls->config);
+    if (!tls_client_read_roots(call->caller->ca_option, call->caller->ca_file, &tls->roots,
+                               WHY(err)))
+        return call_fail(call->why, "%s", err);
+    int error = call_tls_set(tls, call);
+    if (error) return call_again(call, error);
+    while ((error = mbedtls_ssl_handshake(&tls->ssl))) {
+        char text[WHY_MAX];
+        bool waits = error == MBEDTLS_ERR_SSL_WANT_READ || error == MBEDTLS_ERR_SSL_WANT_WRITE;
+        if (!waits && tls_client_distrusts(&tls->ssl, WHY(text)))
+            return call_fail(call->why, "%s", text);
+        call->signs_new = tls_client_signs_new(&tls->ssl, error);
+        if (error == MBEDTLS_ERR_SSL_CONN_EOF)
+            return call_fail(call->why, "it ended the TLS handshake");
+        if (!call_again(call, error)) return false;
+    }
+    call->ssl = &tls->ssl;
+    return true;
+}
+
+/* Frees what call_secure made, also where it failed half way. */
+static void call_tls_free(struct call_tls *tls)
+{
+    mbedtls_ssl_free(&tls->ssl);
+    mbedtls_ssl_config_free(&tls->config);
+    mbedtls_x509_crt_free(&tls->roots);
+}
+
+/* [webhook, acme] Connects, and makes it TLS for https. For TLS 1.3 we have to offer the signatures
+ * of RSA-PSS, which Mbed TLS cannot read in TLS 1.2: who answers with one there is asked again at
+ * once, for TLS 1.2 without them, and so from now on until that fails. What it made is
+ * call_finish's to end if it is true; the connection is closed behind each request, as there may be
+ * hours between two, and a kept one would be stale. */
+static bool call_begin(struct call *call)
+{
+    struct caller *caller = call->caller;
+    for (;;) {
+        if (!call_open(call)) return false;
+        if (!caller->url.secure || call_secure(call, &call->tls)) return true;
+        call_tls_free(&call->tls);
+        close(call->fd);
+        call->fd = -1;
+        caller->tls12 = call->signs_new && !caller->tls12;
+        if (!caller->tls12) return false;
+        *call->why = 0;
+    }
+}
+
+/* [webhook, acme] Reads the head of the answer into a buffer, passing over interim ones (RFC 9110
+ * section 15.2); false without one. */
+static bool call_read_head(struct call *call, struct buffer *in, struct response_head *head)
+{
+    enum { CHUNK = 4096 };
+    for (;;) {
+        int found = in->len ? response_head_read(in->at, in->len, head) : 0;
+        if (found < 0) return call_fail(call->why, "the answer is no HTTP/1.1");
+        if (found && head->status >= 200) return true;
+        if (found && head->status == 101)
+            return call_fail(call->why, "answered 101"); /* which nobody asked for */
+        if (found) {
+            buffer_drop(in, head->size);
+            continue;
+        }
+        ssize_t n = call_read(call, buffer_room(in, CHUNK), CHUNK);
+        if (n <= 0) return call_fail(call->why, "the connection ended without an answer");
+        in->len += (size_t)n;
+    }
+}
+
+/* [webhook, acme] Reads the body and throws it away, so that the other side can write it and does
+ * not see a reset: as far as it is known to go, for a second, and not more than CALL_BODY_MAX. How
+ * it goes does not matter: the status has been said. */
+static void call_skip_body(struct call *call, const struct buffer *in,
+                           const struct response_head *head)
+{
+    char bytes[4096];
+    int64_t soon = clock_mono_ms() + CALL_BODY_MS;
+    /* Without a length it goes to the end of the connection, or to the bound. */
+    size_t read = in->len - head->size, most = CALL_BODY_MAX;
+    if (head->length >= 0 && head->length < CALL_BODY_MAX) most = (size_t)head->length;
+    if (head->status == 204 || head->status == 304) most = 0;
+    if (soon < call->deadline) call->deadline = soon;
+    for (ssize_t n = 1; n > 0 && read < most && !caller_stopping(call->caller); read += (size_t)n)
+        if ((n = call_read(call, bytes, sizeof bytes)) < 0) return;
+}
+
+/* [webhook, acme] Reads the body of an answer, which becomes all that is behind the head in the
+ * buffer, out of its chunks; false if it is longer than `most`, does not come whole, or does not
+ * say how long it is: what only ends with the connection may have been cut by anybody. */
+static bool call_read_body(struct call *call, struct buffer *in, const struct response_head *head,
+                           size_t most)
+{
+    enum { CHUNK = 4096 };
+    struct http_chunks chunks = {0};
+    if (call->no_body || head->status == 204 || head->status == 304) {
+        in->len = head->size;
+        return true;
+    }
+    if (head->coded || (!head->chunked && head->length < 0))
+        return call_fail(call->why, "the answer does not say how long it is");
+    if (!head->chunked && (uint64_t)head->length > most)
+        return call_fail(call->why, "the answer has more than %zu bytes", most);
+    for (;;) {
+        size_t have = in->len - head->size;
+        if (head->chunked) {
+            if (http_chunks_read(&chunks, in->at + head->size, &have, most, CHUNK))
+                return call_fail(call->why,
+                                 "the answer is in bad chunks, or has more than %zu bytes", most);
+            in->len = head->size + have;
+            if (chunks.state == CHUNK_DONE) in->len = head->size + chunks.made;
+            if (chunks.state == CHUNK_DONE) return true;
+        } else if (have >= (size_t)head->length) {
+            in->len = head->size + (size_t)head->length;
+            return true;
+        }
+        ssize_t n = call_read(call, buffer_room(in, CHUNK), CHUNK);
+        if (n <= 0) return call_fail(call->why, "the connection ended within the answer");
+        in->len += (size_t)n;
+    }
+}
+
+/* [webhook, acme] Ends what call_begin began. */
+static void call_finish(struct call *call)
+{
+    if (call->ssl) {
+        mbedtls_ssl_close_notify(call->ssl);
+        call_tls_free(&call->tls);
+        call->ssl = NULL;
+    }
+    close(call->fd);
+    call->fd = -1;
+}
+
+/* [webhook, acme] Sends a request on a connection that call_begin made, and reads the answer into a
+ * buffer, head and body; without a `most` the body is thrown away. Returns the status, or 0 when
+ * there is none, with the reason said. Who refuses a request may answer before it has come, and
+ * close: so if it could not be written the answer is looked for all the same. */
+static int call_exchange(struct call *call, struct span request, struct buffer *in,
+                         struct response_head *head, size_t most)
+{
+    call_write(call, request);
+    if (!call_read_head(call, in, head)) return 0;
+    if (!most) call_skip_body(call, in, head);
+    else if (!call_read_body(call, in, head, most)) return 0;
+    return head->status;
+}
+
+/* ==== 35. Webhooks ==============================================================================
+ * The thread that takes batches from the outbox and posts them until they are taken: in order,
+ * each again and again until it was answered with 2xx, was given up, or is told to stop. It only
+ * reads the store; that a batch is done it says in store.outbox_done, and the hub has the writer
+ * remove it.
+ *
+ *     POST /presence HTTP/1.1
+ *     X-Presence-Delivery: 5939c933-1042         the first position: the same for every attempt
+ *     X-Presence-Signature: t=SECONDS,v1=HMAC    of this attempt
+ *
+ *     {"sent_at":"...","events":[{"position":"5939c933-1042","change":"join",...},...]}
+ *
+ * So a batch comes at least once: a server that dies between the answer and that transaction posts
+ * it again, under the same name and with the same events.
+ *
+ * In a cluster every node has the same changes in its outbox, by position, and one posts them;
+ * which one, and until when, the hub says (posts_until), as does the log how far it came
+ * (delivered). All pass over that. Where batches are cut may differ between nodes, so there the
+ * name has both ends: X-Presence-Delivery: 5939c933-1042-1057. */
+
+enum {
+    WEBHOOK_SECRET_MIN = 16,
+    WEBHOOK_SECRET_MAX = 4096,
+    WEBHOOK_FIRST_MS = 1000,  /* wait after the first failure; it doubles */
+    WEBHOOK_LAST_MS = 300000, /* up to this */
+    WEBHOOK_CLOSE_MS = 20,    /* wait for a transaction under way */
+    WEBHOOK_STOP_MS = 800,    /* at a stop: for an answer under way */
+    WEBHOOK_SIGNATURE = 96,   /* bytes of the text of a signature */
+    WEBHOOK_GONE = 410,       /* this answer says: never again */
+};
 
 /* [webhook] The signature of a body sent at that second: `t=SECONDS,v1=HEX`, where HEX is
  * HMAC-SHA256 over SECONDS, a dot and the body. The second is signed too, so that a receiver can
@@ -13238,39 +13846,6 @@ static int64_t webhook_backoff(unsigned failures, uint16_t random)
     return wait + wait * random / (10 * UINT16_MAX);
 }
 
-/* The head of an answer. */
-struct response_head {
-    size_t size; /* with the empty line at its end */
-    int status;
-    int64_t length; /* Content-Length; -1 when it is not said, or badly */
-};
-
-/* [webhook] Reads the head at the front of an answer (RFC 9112 section 4): 1, or 0 when it is not
- * all there yet; -1 when what stands there is none, or too long. Of a Content-Length that is no
- * number nothing is believed. */
-static int response_head_read(const char *at, size_t len, struct response_head *out)
-{
-    static const char version[] = "HTTP/1.";
-    enum { VERSION = sizeof version - 1, LINE = VERSION + 6 }; /* digit, blank, three, and one */
-    if (memcmp(at, version, len < VERSION ? len : VERSION)) return -1;
-    size_t end = http_head_end(at, len < WEBHOOK_HEAD_MAX ? len : WEBHOOK_HEAD_MAX, 0);
-    if (!end) return len < WEBHOOK_HEAD_MAX ? 0 : -1;
-    const char *code = at + VERSION + 2;
-    if (end < LINE || !digit_is(at[VERSION]) || at[VERSION + 1] != ' ') return -1;
-    if (!digit_is(code[0]) || !digit_is(code[1]) || !digit_is(code[2]) || *code == '0') return -1;
-    if (code[3] != ' ' && code[3] != '\r' && code[3] != '\n') return -1;
-    *out = (struct response_head){.size = end, .length = -1};
-    out->status = (code[0] - '0') * 100 + (code[1] - '0') * 10 + (code[2] - '0');
-    for (const char *line = at, *next; line < at + end; line = next) {
-        struct span value;
-        next = (const char *)memchr(line, '\n', (size_t)(at + end - line)) + 1;
-        if (http_line_value((struct span){line, (size_t)(next - 1 - line)}, "Content-Length",
-                            &value))
-            out->length = http_length(value);
-    }
-    return 1;
-}
-
 /* How a delivery went; what stands behind NOT_OURS, which is that another node of the cluster is to
  * deliver, ends the thread. */
 enum webhook_result {
@@ -13287,15 +13862,11 @@ struct webhook {
     struct log *log;
     struct counters *counters;
     struct store *store;
-    struct loop *hub; /* woken when store.outbox_done has moved */
-    struct webhook_url url;
-    bool tls12;            /* the thread's: see webhook_conn_begin */
-    struct lookup *lookup; /* the thread's: one it asked for, or NULL */
+    struct loop *hub;     /* woken when store.outbox_done has moved */
+    struct caller caller; /* woken to look at the outbox again, or at stop_by */
     pthread_t thread;
-    bool running;            /* the thread was started */
-    int wake;                /* eventfd: look at the outbox again, or at stop_by */
-    _Atomic int64_t stop_by; /* mono: be done by then; 0: go on */
-    bool clustered;          /* one node of several posts, and it says how far it came */
+    bool running;   /* the thread was started */
+    bool clustered; /* one node of several posts, and it says how far it came */
     /* Until when this one may begin to post, mono; 0: it may not. The thread asks the clock itself:
      * a process that was stopped must not post before its hub has read what happened meanwhile. */
     _Atomic int64_t posts_until;
@@ -13303,33 +13874,14 @@ struct webhook {
     struct position delivered; /* up to here the receiver has the changes, by the cluster's log */
     struct position posted;    /* and by what was answered here, for the hub */
     struct buffer secret;
-    int64_t last_success;         /* wall ms, or 0 */
-    char last_error[WEBHOOK_WHY]; /* why the last request failed; "" if it did not */
-};
-
-/* What a request by https has more. Made for each: there is one request a batch, and no session to
- * resume. */
-struct webhook_tls {
-    mbedtls_ssl_context ssl;
-    mbedtls_ssl_config config;
-    mbedtls_x509_crt roots;
-};
-
-/* One request on its way. [webhook] */
-struct webhook_conn {
-    struct webhook *hook;
-    int fd;
-    int64_t deadline;         /* mono */
-    struct webhook_tls tls;   /* see webhook_conn_begin */
-    mbedtls_ssl_context *ssl; /* of it; NULL: plain */
-    bool signs_new;           /* see webhook_conn_begin */
-    char *why;                /* what went wrong: WEBHOOK_WHY bytes */
+    int64_t last_success;      /* wall ms, or 0 */
+    char last_error[CALL_WHY]; /* why the last request failed; "" if it did not */
 };
 
 /* [any] True once the thread is to end. */
 static bool webhook_stopping(const struct webhook *hook)
 {
-    return atomic_load(&hook->stop_by);
+    return caller_stopping(&hook->caller);
 }
 
 /* [any] True while this node is to deliver; always without --cluster. */
@@ -13341,342 +13893,8 @@ static bool webhook_posts(const struct webhook *hook)
 /* [any] Wakes the thread: it looks at the outbox, or at stop_by. */
 static void webhook_wake(struct webhook *hook)
 {
-    uint64_t one = 1;
-    if (write(hook->wake, &one, sizeof one) != sizeof one) fatal("an eventfd takes no wake-up");
+    caller_wake(&hook->caller);
 }
-
-/* Says what went wrong, as printf does, unless something before it did: the first reason is the
- * one that explains the others. False, for the caller to return. */
-__attribute__((format(printf, 2, 3))) static bool webhook_fail(char *why, const char *format, ...)
-{
-    if (*why) return false;
-    va_list args;
-    va_start(args, format);
-    vsnprintf(why, WEBHOOK_WHY, format, args);
-    va_end(args);
-    return false;
-}
-
-/* [webhook] Waits until a descriptor (-1: none) is ready for these events, somebody wakes the
- * thread, or that moment has come. True if the descriptor is ready. Waits an hour at most, so that
- * the difference always fits an int; callers loop. */
-static bool webhook_poll(struct webhook *hook, int fd, short events, int64_t until)
-{
-    struct pollfd waits[2] = {{.fd = hook->wake, .events = POLLIN}, {.fd = fd, .events = events}};
-    int64_t left = until - clock_mono_ms();
-    uint64_t count;
-    int n = poll(waits, 2, left < 0 ? 0 : left > 3600000 ? 3600000 : (int)left);
-    if (n > 0 && waits[0].revents && read(hook->wake, &count, sizeof count) < 0 && errno != EAGAIN)
-        fatal("an eventfd cannot be read");
-    return n > 0 && waits[1].revents;
-}
-
-/* [webhook] The moment at which a request's time is up: its own, or that of a stop. */
-static int64_t webhook_conn_end(const struct webhook_conn *conn)
-{
-    int64_t stop_by = atomic_load(&conn->hook->stop_by);
-    return stop_by && stop_by < conn->deadline ? stop_by : conn->deadline;
-}
-
-/* [webhook] Waits for a request's socket, or another descriptor; false when its time is up. */
-static bool webhook_conn_wait(struct webhook_conn *conn, int fd, short events)
-{
-    for (;;) {
-        int64_t until = webhook_conn_end(conn);
-        if (webhook_poll(conn->hook, fd, events, until)) return true;
-        if (clock_mono_ms() >= until) return webhook_fail(conn->why, "no answer in time");
-    }
-}
-
-/* What send or recv returned, as Mbed TLS wants to have it. Every loop of a request, those inside
- * Mbed TLS too, moves bytes: here each ends with the request's time, also if it never has to
- * wait. */
-static int webhook_conn_result(const struct webhook_conn *conn, ssize_t n, int wait)
-{
-    if (n > 0 && clock_mono_ms() >= webhook_conn_end(conn)) return MBEDTLS_ERR_SSL_TIMEOUT;
-    if (n >= 0) return (int)n;
-    bool again = errno == EAGAIN || errno == EWOULDBLOCK || errno == EINTR;
-    return again ? wait : MBEDTLS_ERR_ERROR_GENERIC_ERROR;
-}
-
-/* Mbed TLS's f_send: sends bytes as far as the socket takes them. */
-static int webhook_conn_send(void *context, const unsigned char *at, size_t len)
-{
-    const struct webhook_conn *conn = context;
-    ssize_t n = send(conn->fd, at, len, MSG_NOSIGNAL);
-    return webhook_conn_result(conn, n, MBEDTLS_ERR_SSL_WANT_WRITE);
-}
-
-/* Mbed TLS's f_recv: receives what is there. */
-static int webhook_conn_receive(void *context, unsigned char *out, size_t size)
-{
-    const struct webhook_conn *conn = context;
-    return webhook_conn_result(conn, recv(conn->fd, out, size, 0), MBEDTLS_ERR_SSL_WANT_READ);
-}
-
-/* [webhook] After a call that returned a negative code: waits for what it wants. False if it is an
- * error, or the time is up. */
-static bool webhook_conn_again(struct webhook_conn *conn, int code)
-{
-    if (code == MBEDTLS_ERR_SSL_WANT_READ) return webhook_conn_wait(conn, conn->fd, POLLIN);
-    if (code == MBEDTLS_ERR_SSL_WANT_WRITE) return webhook_conn_wait(conn, conn->fd, POLLOUT);
-    if (code == MBEDTLS_ERR_SSL_TIMEOUT) return webhook_fail(conn->why, "no answer in time");
-    if (code == MBEDTLS_ERR_SSL_RECEIVED_NEW_SESSION_TICKET) return true; /* and not kept */
-    char text[128];
-    if (code == MBEDTLS_ERR_ERROR_GENERIC_ERROR)
-        return webhook_fail(conn->why, "the connection broke: %s", strerror(errno));
-    mbedtls_strerror(code, text, sizeof text);
-    return webhook_fail(conn->why, "%s", text);
-}
-
-/* [webhook] Writes all bytes; false, with the reason said, if it cannot. */
-static bool webhook_conn_write(struct webhook_conn *conn, struct span text)
-{
-    while (text.len) {
-        const unsigned char *at = (const unsigned char *)text.at;
-        int n = conn->ssl ? mbedtls_ssl_write(conn->ssl, at, text.len)
-                          : webhook_conn_send(conn, at, text.len);
-        if (n < 0 && !webhook_conn_again(conn, n)) return false;
-        if (n <= 0) continue;
-        text.at += n;
-        text.len -= (size_t)n;
-    }
-    return true;
-}
-
-/* [webhook] Reads what comes next: how many bytes, 0 at the end, -1 when it failed. An end without
- * close_notify is an end too: only the head of the answer counts, and that is whole or the request
- * has failed. */
-static ssize_t webhook_conn_read(struct webhook_conn *conn, char *out, size_t size)
-{
-    for (;;) {
-        unsigned char *to = (unsigned char *)out;
-        int n = conn->ssl ? mbedtls_ssl_read(conn->ssl, to, size)
-                          : webhook_conn_receive(conn, to, size);
-        if (n == MBEDTLS_ERR_SSL_PEER_CLOSE_NOTIFY || n == MBEDTLS_ERR_SSL_CONN_EOF) n = 0;
-        if (n >= 0) return n;
-        if (!webhook_conn_again(conn, n)) return -1;
-    }
-}
-
-/* [webhook] Connects to the first of the addresses that answers; each gets its share of the time,
- * so that a dead IPv6 address before a good IPv4 one does not use it up. */
-static bool webhook_conn_connect(struct webhook_conn *conn, const struct addrinfo *addresses)
-{
-    int64_t deadline = conn->deadline;
-    int count = 0, error = 0;
-    for (const struct addrinfo *a = addresses; a; a = a->ai_next) count++;
-    for (const struct addrinfo *a = addresses; a; a = a->ai_next, count--) {
-        /* What an address before this one failed for is forgotten: the last reason is told. */
-        int64_t now = clock_mono_ms();
-        socklen_t len = sizeof error;
-        *conn->why = 0;
-        conn->deadline = now + (deadline - now) / count;
-        conn->fd = socket(a->ai_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
-        error = conn->fd < 0 || connect(conn->fd, a->ai_addr, a->ai_addrlen) ? errno : 0;
-        if (error == EINPROGRESS && webhook_conn_wait(conn, conn->fd, POLLOUT) &&
-            getsockopt(conn->fd, SOL_SOCKET, SO_ERROR, &error, &len))
-            error = errno;
-        conn->deadline = deadline;
-        if (!error) return true;
-        if (conn->fd >= 0) close(conn->fd);
-        conn->fd = -1;
-        if (webhook_stopping(conn->hook)) break;
-    }
-    return webhook_fail(conn->why, "cannot connect: %s", strerror(error));
-}
-
-/* [webhook] Finds the addresses of the host, within the request's time. They are in the look-up,
- * which is the webhook's; NULL when there are none. A look-up that was given up is taken up again;
- * one that ended meanwhile is old, and made anew: names move. */
-static const struct addrinfo *webhook_conn_find(struct webhook_conn *conn)
-{
-    struct webhook *hook = conn->hook;
-    if (hook->lookup && atomic_load(&hook->lookup->done)) { /* of a request before, and old */
-        lookup_drop(hook->lookup);
-        hook->lookup = NULL;
-    }
-    if (!hook->lookup) hook->lookup = lookup_begin(hook->url.host, hook->url.port);
-    const struct lookup *lookup = hook->lookup;
-    if (!lookup) {
-        webhook_fail(conn->why, "cannot look %.100s up: %s", hook->url.host, strerror(errno));
-        return NULL;
-    }
-    char why[WEBHOOK_WHY] = "", *said = conn->why;
-    conn->why = why;
-    while (!atomic_load(&lookup->done) && webhook_conn_wait(conn, lookup->ready, POLLIN)) continue;
-    conn->why = said;
-    const char *problem = !atomic_load(&lookup->done) ? "the resolver does not answer in time"
-                          : lookup->error             ? gai_strerror(lookup->error)
-                                                      : NULL;
-    if (!problem) return lookup->addresses;
-    webhook_fail(conn->why, "cannot find %.100s: %s", hook->url.host, problem);
-    return NULL;
-}
-
-/* [webhook] Finds the host and connects to it. */
-static bool webhook_conn_open(struct webhook_conn *conn)
-{
-    const struct webhook_url *url = &conn->hook->url;
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM, .ai_flags = AI_NUMERICHOST}, *number;
-    char port[8];
-    if (!url->is_address) {
-        const struct addrinfo *found = webhook_conn_find(conn);
-        return found && webhook_conn_connect(conn, found);
-    }
-    snprintf(port, sizeof port, "%u", url->port);
-    int error = getaddrinfo(url->host, port, &hints, &number); /* asks nobody */
-    if (error)
-        return webhook_fail(conn->why, "cannot find %.100s: %s", url->host, gai_strerror(error));
-    bool good = webhook_conn_connect(conn, number);
-    freeaddrinfo(number);
-    return good;
-}
-
-/* [webhook] Prepares a context for a request; 0, or what Mbed TLS says against it. */
-static int webhook_tls_set(struct webhook_tls *tls, struct webhook_conn *conn)
-{
-    struct webhook *hook = conn->hook;
-    int error = tls_client_set(&tls->ssl, &tls->config, &tls->roots, hook->url.host, hook->tls12);
-    mbedtls_ssl_set_bio(&tls->ssl, conn, webhook_conn_send, webhook_conn_receive, NULL);
-    return error;
-}
-
-/* [webhook] Shakes hands, and is sure of whom it talks to. The rest of the request is TLS after
- * it; *tls is to be freed in any case. */
-static bool webhook_conn_secure(struct webhook_conn *conn, struct webhook_tls *tls)
-{
-    char err[WHY_MAX];
-    mbedtls_ssl_init(&tls->ssl);
-    mbedtls_ssl_config_init(&tls->config);
-    if (!tls_client_read_roots("webhook-ca-file", conn->hook->options->webhook_ca_file, &tls->roots,
-                               WHY(err)))
-        return webhook_fail(conn->why, "%s", err);
-    int error = webhook_tls_set(tls, conn);
-    if (error) return webhook_conn_again(conn, error);
-    while ((error = mbedtls_ssl_handshake(&tls->ssl))) {
-        char text[WHY_MAX];
-        bool waits = error == MBEDTLS_ERR_SSL_WANT_READ || error == MBEDTLS_ERR_SSL_WANT_WRITE;
-        if (!waits && tls_client_distrusts(&tls->ssl, WHY(text)))
-            return webhook_fail(conn->why, "%s", text);
-        conn->signs_new = tls_client_signs_new(&tls->ssl, error);
-        if (error == MBEDTLS_ERR_SSL_CONN_EOF)
-            return webhook_fail(conn->why, "it ended the TLS handshake");
-        if (!webhook_conn_again(conn, error)) return false;
-    }
-    conn->ssl = &tls->ssl;
-    return true;
-}
-
-/* Frees what webhook_conn_secure made, also where it failed half way. */
-static void webhook_tls_free(struct webhook_tls *tls)
-{
-    mbedtls_ssl_free(&tls->ssl);
-    mbedtls_ssl_config_free(&tls->config);
-    mbedtls_x509_crt_free(&tls->roots);
-}
-
-/* [webhook] Connects, and makes it TLS for https. For TLS 1.3 we have to offer the signatures of
- * RSA-PSS, which Mbed TLS cannot read in TLS 1.2: who answers with one there is asked again at
- * once, for TLS 1.2 without them, and so from now on until that fails. *tls is to be freed if it
- * is true. */
-static bool webhook_conn_begin(struct webhook_conn *conn, struct webhook_tls *tls)
-{
-    struct webhook *hook = conn->hook;
-    for (;;) {
-        if (!webhook_conn_open(conn)) return false;
-        if (!hook->url.secure || webhook_conn_secure(conn, tls)) return true;
-        webhook_tls_free(tls);
-        close(conn->fd);
-        conn->fd = -1;
-        hook->tls12 = conn->signs_new && !hook->tls12;
-        if (!hook->tls12) return false;
-        *conn->why = 0;
-    }
-}
-
-/* [webhook] Reads the head of the answer into a buffer, passing over interim ones (RFC 9110
- * section 15.2); false without one. */
-static bool webhook_conn_read_head(struct webhook_conn *conn, struct buffer *in,
-                                   struct response_head *head)
-{
-    enum { CHUNK = 4096 };
-    for (;;) {
-        int found = in->len ? response_head_read(in->at, in->len, head) : 0;
-        if (found < 0) return webhook_fail(conn->why, "the answer is no HTTP/1.1");
-        if (found && head->status >= 200) return true;
-        if (found && head->status == 101)
-            return webhook_fail(conn->why, "answered 101"); /* which nobody asked for */
-        if (found) {
-            buffer_drop(in, head->size);
-            continue;
-        }
-        ssize_t n = webhook_conn_read(conn, buffer_room(in, CHUNK), CHUNK);
-        if (n <= 0) return webhook_fail(conn->why, "the connection ended without an answer");
-        in->len += (size_t)n;
-    }
-}
-
-/* [webhook] Reads the body and throws it away, so that the other side can write it and does not
- * see a reset: as far as it is known to go, for a second, and not more than WEBHOOK_BODY_MAX. How
- * it goes does not matter: the status has been said. */
-static void webhook_conn_skip_body(struct webhook_conn *conn, const struct buffer *in,
-                                   const struct response_head *head)
-{
-    char bytes[4096];
-    int64_t soon = clock_mono_ms() + WEBHOOK_BODY_MS;
-    /* Without a length it goes to the end of the connection, or to the bound. */
-    size_t read = in->len - head->size, most = WEBHOOK_BODY_MAX;
-    if (head->length >= 0 && head->length < WEBHOOK_BODY_MAX) most = (size_t)head->length;
-    if (head->status == 204 || head->status == 304) most = 0;
-    if (soon < conn->deadline) conn->deadline = soon;
-    for (ssize_t n = 1; n > 0 && read < most && !webhook_stopping(conn->hook); read += (size_t)n)
-        if ((n = webhook_conn_read(conn, bytes, sizeof bytes)) < 0) return;
-}
-
-/* [webhook] Sends a request and reads the status of the answer; 0 when there is none, with the
- * reason said. Connection: close: there may be hours between two, and a kept connection would be
- * stale. */
-static int webhook_conn_exchange(struct webhook_conn *conn, struct span request)
-{
-    struct response_head head = {0};
-    struct buffer in = {0};
-    if (!webhook_conn_begin(conn, &conn->tls)) return 0;
-    /* Asked here, as the way to this point may be long. Who refuses a request may answer before it
-     * has come, and close: so if it could not be written the answer is looked for all the same. */
-    bool good = webhook_posts(conn->hook);
-    if (good) webhook_conn_write(conn, request);
-    good = good && webhook_conn_read_head(conn, &in, &head);
-    if (good) webhook_conn_skip_body(conn, &in, &head);
-    if (conn->ssl) {
-        mbedtls_ssl_close_notify(conn->ssl);
-        webhook_tls_free(&conn->tls);
-        conn->ssl = NULL;
-    }
-    close(conn->fd);
-    buffer_free(&in);
-    return good ? head.status : 0;
-}
-
-/* ==== 35. Webhooks: delivery ====================================================================
- * The thread that takes batches from the outbox and posts them until they are taken: in order,
- * each again and again until it was answered with 2xx, was given up, or is told to stop. It only
- * reads the store; that a batch is done it says in store.outbox_done, and the hub has the writer
- * remove it.
- *
- *     POST /presence HTTP/1.1
- *     X-Presence-Delivery: 5939c933-1042         the first position: the same for every attempt
- *     X-Presence-Signature: t=SECONDS,v1=HMAC    of this attempt
- *
- *     {"sent_at":"...","events":[{"position":"5939c933-1042","change":"join",...},...]}
- *
- * So a batch comes at least once: a server that dies between the answer and that transaction posts
- * it again, under the same name and with the same events.
- *
- * In a cluster every node has the same changes in its outbox, by position, and one posts them;
- * which one, and until when, the hub says (posts_until), as does the log how far it came
- * (delivered). All pass over that. Where batches are cut may differ between nodes, so there the
- * name has both ends: X-Presence-Delivery: 5939c933-1042-1057. */
 
 enum { DELIVERY_TEXT = POSITION_TEXT + 24 };
 
@@ -13716,7 +13934,7 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
                  "\r\nConnection: close\r\nContent-Type: application/json\r\n"
                  "Content-Length: %zu\r\nX-Presence-Signature: %s\r\n"
                  "X-Presence-Delivery: %s\r\n\r\n",
-                 hook->url.target, hook->url.authority, body.len, signature,
+                 hook->caller.url.target, hook->caller.url.authority, body.len, signature,
                  outbox_batch_name(batch, hook->clustered, name));
     buffer_add(out, body.at, body.len);
     buffer_free(&body);
@@ -13724,19 +13942,27 @@ static void webhook_write(struct webhook *hook, const struct outbox_batch *batch
 
 /* [webhook] Delivers a batch, or says why not. */
 static enum webhook_result webhook_post(struct webhook *hook, const struct outbox_batch *batch,
-                                        char why[WEBHOOK_WHY])
+                                        char why[CALL_WHY])
 {
-    struct buffer request = {0};
-    struct webhook_conn conn = {.hook = hook, .fd = -1, .why = why};
+    struct buffer request = {0}, in = {0};
+    struct response_head head = {0};
+    struct call call = {.caller = &hook->caller, .fd = -1, .why = why};
+    int status = 0;
     *why = 0;
     webhook_write(hook, batch, &request);
-    conn.deadline = clock_mono_ms() + hook->options->webhook_timeout;
-    int status = webhook_conn_exchange(&conn, (struct span){request.at, request.len});
+    call.deadline = clock_mono_ms() + hook->options->webhook_timeout;
+    if (call_begin(&call)) {
+        /* Asked here, as the way to this point may be long. */
+        if (webhook_posts(hook))
+            status = call_exchange(&call, (struct span){request.at, request.len}, &in, &head, 0);
+        call_finish(&call);
+    }
     buffer_free(&request);
+    buffer_free(&in);
     if (status >= 200 && status < 300) return WEBHOOK_DELIVERED;
     if (!status && webhook_stopping(hook)) return WEBHOOK_STOPPED;
     if (!status && !webhook_posts(hook)) return WEBHOOK_NOT_OURS;
-    if (status) snprintf(why, WEBHOOK_WHY, "answered %d", status);
+    if (status) snprintf(why, CALL_WHY, "answered %d", status);
     return status == WEBHOOK_GONE ? WEBHOOK_IS_GONE : WEBHOOK_FAILED;
 }
 
@@ -13758,7 +13984,7 @@ static void webhook_record_success(struct webhook *hook, int64_t failing_since)
 {
     if (failing_since)
         log_line(hook->log, LOG_WARN, "webhook: %s takes changes again, after %" PRId64 " s",
-                 hook->url.origin, (clock_mono_ms() - failing_since) / 1000);
+                 hook->caller.url.origin, (clock_mono_ms() - failing_since) / 1000);
     lock_take(&hook->lock, RANK_WEBHOOK);
     hook->last_success = clock_wall_ms();
     *hook->last_error = 0;
@@ -13774,12 +14000,12 @@ static void webhook_record_failure(struct webhook *hook, bool first, bool gone, 
         log_line(hook->log, LOG_WARN,
                  "webhook: %s answered 410: it is told nothing more until the"
                  " next start",
-                 hook->url.origin);
+                 hook->caller.url.origin);
     else if (first)
         log_line(hook->log, LOG_WARN,
                  "webhook: cannot deliver to %s: %s; changes wait in the"
                  " store",
-                 hook->url.origin, why);
+                 hook->caller.url.origin, why);
     lock_take(&hook->lock, RANK_WEBHOOK);
     snprintf(hook->last_error, sizeof hook->last_error, "%s", why);
     lock_give(&hook->lock, RANK_WEBHOOK);
@@ -13807,7 +14033,7 @@ static bool webhook_take(struct webhook *hook, struct outbox_batch *batch)
     while (!webhook_stopping(hook)) {
         if (hook->clustered) webhook_pass(hook);
         if (!webhook_posts(hook)) {
-            webhook_poll(hook, -1, 0, clock_mono_ms() + 3600000);
+            caller_poll(&hook->caller, -1, 0, clock_mono_ms() + 3600000);
             continue;
         }
         bool closed = store_outbox_close(hook->store);
@@ -13819,7 +14045,7 @@ static bool webhook_take(struct webhook *hook, struct outbox_batch *batch)
         /* A transaction under way ends soon; a store that cannot be read is tried again; otherwise
          * there is nothing to do until somebody wakes the thread. */
         int64_t wait = !closed ? WEBHOOK_CLOSE_MS : found < 0 ? STORE_RETRY_MS : 3600000;
-        webhook_poll(hook, -1, 0, clock_mono_ms() + wait);
+        caller_poll(&hook->caller, -1, 0, clock_mono_ms() + wait);
     }
     return false;
 }
@@ -13833,7 +14059,7 @@ static void webhook_back_off(struct webhook *hook, unsigned failures)
     int64_t now = clock_mono_ms(), until = now + webhook_backoff(failures, random);
     store_outbox_try(hook->store, now, until);
     while (!webhook_stopping(hook) && webhook_posts(hook) && clock_mono_ms() < until)
-        webhook_poll(hook, -1, 0, until);
+        caller_poll(&hook->caller, -1, 0, until);
 }
 
 /* [webhook] The thread: delivers batch after batch until it is told to stop, or was answered 410.
@@ -13847,7 +14073,7 @@ static void *webhook_run(void *argument)
 {
     struct webhook *hook = argument;
     struct outbox_batch batch = {0};
-    char why[WEBHOOK_WHY];
+    char why[CALL_WHY];
     unsigned failures = 0;
     int64_t failing_since = 0;
     enum webhook_result result = WEBHOOK_FAILED;
@@ -13919,18 +14145,19 @@ static bool webhook_init(struct webhook *hook, const struct options *options, st
 {
     mbedtls_x509_crt roots;
     hook->options = options;
-    hook->wake = -1;
+    hook->caller = (struct caller){
+        .ca_option = "webhook-ca-file", .ca_file = options->webhook_ca_file, .wake = -1};
     /* The lock is there in any case: /admin/stats takes it. */
     pthread_mutex_init(&hook->lock, NULL);
     if (!webhook_wanted(hook)) return true;
-    if (!webhook_url_parse(options->webhook_url, &hook->url))
+    if (!call_url_parse(options->webhook_url, &hook->caller.url))
         return fail(why, "--webhook-url: this is no URL to post to; write"
                          " https://app.example.com/presence, without user and fragment");
     if (!*options->webhook_secret_file)
         return fail(why, "--webhook-url: needs --webhook-secret-file, which what is posted"
                          " is signed with");
     if (!webhook_read_secret(hook, true, why)) return false;
-    if (!hook->url.secure) return true;
+    if (!hook->caller.url.secure) return true;
     bool good = tls_client_read_roots("webhook-ca-file", options->webhook_ca_file, &roots, why);
     mbedtls_x509_crt_free(&roots);
     return good;
@@ -13940,7 +14167,7 @@ static bool webhook_init(struct webhook *hook, const struct options *options, st
 static void webhook_stop(struct webhook *hook)
 {
     if (!hook->running) return;
-    atomic_store(&hook->stop_by, clock_mono_ms() + WEBHOOK_STOP_MS);
+    atomic_store(&hook->caller.stop_by, clock_mono_ms() + WEBHOOK_STOP_MS);
     webhook_wake(hook);
 }
 
@@ -13957,13 +14184,1662 @@ static void webhook_wait(struct webhook *hook)
  * left to its own thread: then the process ends. */
 static void webhook_free(struct webhook *hook)
 {
-    lookup_drop(hook->lookup);
-    if (hook->wake >= 0) close(hook->wake);
+    lookup_drop(hook->caller.lookup);
+    if (hook->caller.wake >= 0) close(hook->caller.wake);
     secret_free(&hook->secret);
     pthread_mutex_destroy(&hook->lock);
 }
 
-/* ==== 36. Cluster: engine and node ==============================================================
+/* ==== 36. ACME: messages ========================================================================
+ * What is said to a server that signs certificates, and what it answers, in pieces (RFC 8555): keys
+ * and signatures (JWS, RFC 7515), answers to challenges, requests for certificates, times,
+ * problems. Pure but for random numbers. Whatever the server sends is bounded before it is kept,
+ * and shown only as text. */
+
+enum {
+    ACME_BODY_MAX = 256 * 1024,           /* bytes of an answer; a chain has some 5,000 */
+    ACME_NONCE_MAX = 256,                 /* bytes of a nonce, with a NUL; as of a token */
+    ACME_KEY_TEXT = 1024,                 /* bytes of a key as PEM */
+    ACME_PROOF_MAX = ACME_NONCE_MAX + 44, /* token, dot, hash in base64url, NUL */
+};
+
+static void sha256_of(struct span text, uint8_t out[SHA256_SIZE])
+{
+    const mbedtls_md_info_t *sha256 = mbedtls_md_info_from_type(MBEDTLS_MD_SHA256);
+    if (mbedtls_md(sha256, (const uint8_t *)text.at, text.len, out)) mem_die();
+}
+
+/* [acme] Appends a P-256 key's public half as a JWK, with the members and their order that its hash
+ * is made of (RFC 7638). */
+static void acme_write_jwk(struct buffer *out, const mbedtls_pk_context *key)
+{
+    enum { SIZE = 32, POINT = 1 + 2 * SIZE };
+    uint8_t point[POINT];
+    size_t len;
+    if (mbedtls_ecp_write_public_key(mbedtls_pk_ec(*key), MBEDTLS_ECP_PF_UNCOMPRESSED, &len, point,
+                                     sizeof point))
+        mem_die();
+    buffer_text(out, "{\"crv\":\"P-256\",\"kty\":\"EC\",\"x\":\"");
+    base64url_encode(out, point + 1, SIZE);
+    buffer_text(out, "\",\"y\":\"");
+    base64url_encode(out, point + 1 + SIZE, SIZE);
+    buffer_text(out, "\"}");
+}
+
+/* Appends what proves to a server that the account's owner answers: the token, a dot and the hash
+ * of the key (RFC 8555 section 8.1). */
+static void acme_write_proof(struct buffer *out, const char *token, const mbedtls_pk_context *key)
+{
+    struct buffer jwk = {0};
+    uint8_t hash[SHA256_SIZE];
+    acme_write_jwk(&jwk, key);
+    sha256_of((struct span){jwk.at, jwk.len}, hash);
+    buffer_free(&jwk);
+    buffer_print(out, "%s.", token);
+    base64url_encode(out, hash, sizeof hash);
+}
+
+/* The signature of a text: two numbers of 32 bytes (RFC 7518 section 3.4), where Mbed TLS makes
+ * ASN.1 of them. */
+static void acme_sign_text(mbedtls_pk_context *key, struct span text, uint8_t out[64])
+{
+    uint8_t hash[SHA256_SIZE], der[MBEDTLS_PK_SIGNATURE_MAX_SIZE];
+    size_t len;
+    sha256_of(text, hash);
+    int error = mbedtls_pk_sign(key, MBEDTLS_MD_SHA256, hash, sizeof hash, der, sizeof der, &len,
+                                tls_random, NULL);
+    if (!error) error = mbedtls_ecdsa_der_to_raw(256, der, len, out, 64, &len);
+    if (error) mem_die(); /* a P-256 key of ours signs, unless there is no memory */
+}
+
+/* [acme] Appends a request's body: the payload, signed for one URL and one nonce (RFC 8555 section
+ * 6.2). An account without a URL yet is named by its key. */
+static void acme_sign(struct buffer *out, mbedtls_pk_context *key, const char *account,
+                      const char *nonce, const char *url, struct span payload)
+{
+    struct buffer head = {0}, text = {0};
+    uint8_t signature[64];
+    json_begin(&head);
+    json_text(&head, "alg", "ES256");
+    json_text(&head, "nonce", nonce);
+    json_text(&head, "url", url);
+    if (*account) {
+        json_text(&head, "kid", account);
+    } else {
+        json_key(&head, "jwk");
+        acme_write_jwk(&head, key);
+    }
+    json_close(&head, '}');
+    base64url_encode(&text, head.at, head.len);
+    size_t first = text.len;
+    buffer_text(&text, ".");
+    base64url_encode(&text, payload.at, payload.len);
+    acme_sign_text(key, (struct span){text.at, text.len}, signature);
+    json_begin(out);
+    json_span(out, "protected", (struct span){text.at, first});
+    json_span(out, "payload", (struct span){text.at + first + 1, text.len - first - 1});
+    json_key(out, "signature");
+    buffer_text(out, "\"");
+    base64url_encode(out, signature, sizeof signature);
+    buffer_text(out, "\"}");
+    buffer_free(&head);
+    buffer_free(&text);
+}
+
+/* The names as a certificate has them; the caller frees the array, the texts stay where they are.
+ */
+static mbedtls_x509_san_list *acme_alt_names(char *const *names, size_t count)
+{
+    mbedtls_x509_san_list *list = mem_new(count * sizeof *list);
+    for (size_t i = 0; i < count; i++) {
+        list[i].next = i + 1 < count ? &list[i + 1] : NULL;
+        list[i].node.type = MBEDTLS_X509_SAN_DNS_NAME;
+        list[i].node.san.unstructured_name =
+            (mbedtls_x509_buf){.p = (unsigned char *)names[i], .len = strlen(names[i])};
+    }
+    return list;
+}
+
+/* [acme] Appends a request for a certificate of these names (PKCS #10, RFC 2986) as DER; 0, or Mbed
+ * TLS's error. The subject is empty: a common name holds one name, of 64 bytes, and nobody looks at
+ * it. */
+static int acme_write_csr(struct buffer *out, char *const *names, size_t count,
+                          mbedtls_pk_context *key)
+{
+    size_t size = 1024 + count * (ORIGIN_MAX + 8);
+    mbedtls_x509_san_list *list = acme_alt_names(names, count);
+    mbedtls_x509write_csr csr;
+    unsigned char *der = mem_new(size);
+    mbedtls_x509write_csr_init(&csr);
+    mbedtls_x509write_csr_set_md_alg(&csr, MBEDTLS_MD_SHA256);
+    mbedtls_x509write_csr_set_key(&csr, key);
+    int len = mbedtls_x509write_csr_set_subject_alternative_name(&csr, list);
+    if (!len) len = mbedtls_x509write_csr_der(&csr, der, size, tls_random, NULL);
+    if (len > 0) buffer_add(out, der + size - len, (size_t)len); /* it is written from the end */
+    mbedtls_x509write_csr_free(&csr);
+    free(list);
+    free(der);
+    return len > 0 ? 0 : len;
+}
+
+/* Mbed TLS asks about an extension that it does not know: the one of a challenge is ours. */
+static int acme_know_extension(void *unused, const mbedtls_x509_crt *cert,
+                               const mbedtls_x509_buf *oid, int critical, const unsigned char *at,
+                               const unsigned char *end)
+{
+    (void)unused, (void)cert, (void)oid, (void)critical, (void)at, (void)end;
+    return 0;
+}
+
+/* [acme] Makes the certificate that answers an ACME server which comes by TLS (RFC 8737): for the
+ * name, with the hash of the proof. 0, or Mbed TLS's error; the pair is to be freed in any case. */
+static int acme_make_challenge(struct tls_pair *pair, char *name, struct span proof)
+{
+    uint8_t bytes[TLS_OWN_MAX], hash[SHA256_SIZE];
+    struct span der;
+    mbedtls_x509_san_list *list = acme_alt_names(&name, 1);
+    tls_pair_init(pair, "acme", "");
+    sha256_of(proof, hash);
+    int error = tls_new_key(pair->keys);
+    if (!error) error = tls_sign_own(pair->keys, list, hash, bytes, &der);
+    if (!error)
+        error = mbedtls_x509_crt_parse_der_with_ext_cb(&pair->chain, (const uint8_t *)der.at,
+                                                       der.len, 1, acme_know_extension, NULL);
+    free(list);
+    return error;
+}
+
+/* Appends the name by which a server knows a certificate of its own when it says when to renew it
+ * (RFC 9773 section 4.1): its issuer's key and its number. Nothing if it has no such key. */
+static void acme_write_cert_id(struct buffer *out, const mbedtls_x509_crt *cert)
+{
+    const mbedtls_x509_buf *key = &cert->authority_key_id.keyIdentifier;
+    if (!key->p || !key->len) return;
+    base64url_encode(out, key->p, key->len);
+    buffer_text(out, ".");
+    base64url_encode(out, cert->serial.p, cert->serial.len);
+}
+
+/* Two digits or more to a number; -1 if another character is among them. */
+static int acme_digits(const char *at, int count)
+{
+    int n = 0;
+    for (int i = 0; i < count; i++) {
+        if (!digit_is(at[i])) return -1;
+        n = n * 10 + (at[i] - '0');
+    }
+    return n;
+}
+
+/* [acme] The wall ms of a calendar's moment, UTC; -1 if there is none such, or a part is -1. */
+static int64_t acme_moment(int year, int month, int day, int hour, int minute, int second)
+{
+    if (year < 1970 || month < 1 || month > 12 || day < 1 || day > 31 || hour < 0 || hour > 23 ||
+        minute < 0 || minute > 59 || second < 0 || second > 60)
+        return -1;
+    struct tm t = {.tm_year = year - 1900,
+                   .tm_mon = month - 1,
+                   .tm_mday = day,
+                   .tm_hour = hour,
+                   .tm_min = minute,
+                   .tm_sec = second};
+    return (int64_t)timegm(&t) * 1000;
+}
+
+/* [acme] Reads a time of RFC 3339 as wall ms, without parts of a second; -1 if it is none. */
+static int64_t acme_time(const char *text)
+{
+    static const char form[] = "dddd-dd-ddTdd:dd:dd";
+    size_t n = 0;
+    for (; form[n]; n++)
+        if (form[n] == 'd' ? !digit_is(text[n]) : toupper((unsigned char)text[n]) != form[n])
+            return -1;
+    int64_t time = acme_moment(acme_digits(text, 4), acme_digits(text + 5, 2),
+                               acme_digits(text + 8, 2), acme_digits(text + 11, 2),
+                               acme_digits(text + 14, 2), acme_digits(text + 17, 2));
+    text += n;
+    if (*text == '.') text += 1 + strspn(text + 1, "0123456789");
+    if (time < 0 || ((*text == 'Z' || *text == 'z') && !text[1])) return time;
+    if ((*text != '+' && *text != '-') || strlen(text) != 6 || text[3] != ':') return -1;
+    int hours = acme_digits(text + 1, 2), minutes = acme_digits(text + 4, 2);
+    if (hours < 0 || minutes < 0) return -1;
+    return time - (*text == '-' ? -1 : 1) * (hours * 60 + minutes) * INT64_C(60000);
+}
+
+/* [acme] Reads a Retry-After (RFC 9110 section 10.2.3), seconds or a date, as ms from now on, a
+ * year at most; -1 if it is neither. */
+static int64_t acme_retry_after(const char *text, int64_t wall)
+{
+    static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
+    const int64_t most = INT64_C(31536000000);
+    int64_t seconds, at = -1;
+    const char *end = text;
+    if (digits_take(&end, &seconds) && !*end) return seconds < most / 1000 ? seconds * 1000 : most;
+    /* Sun, 06 Nov 1994 08:49:37 GMT */
+    if (strlen(text) != 29 || strcmp(text + 25, " GMT")) return -1;
+    for (int month = 0; month < 12; month++)
+        if (!memcmp(text + 8, months + month * 3, 3))
+            at = acme_moment(acme_digits(text + 12, 4), month + 1, acme_digits(text + 5, 2),
+                             acme_digits(text + 17, 2), acme_digits(text + 20, 2),
+                             acme_digits(text + 23, 2));
+    if (at < 0) return -1;
+    return at <= wall ? 0 : at - wall < most ? at - wall : most;
+}
+
+/* What a string of a server's stands for, cut to the room there is; "" if it is no string. */
+static void acme_text(struct json_value value, char *out, size_t size)
+{
+    char *whole = mem_new(value.raw.len + 1); /* the text of a string is longer by its quotes */
+    if (json_string(value, whole, value.raw.len + 1) < 0) *whole = 0;
+    snprintf(out, size, "%s", whole);
+    free(whole);
+}
+
+/* The string that is a member of an object, cut to the room there is; "" if there is none. */
+static void acme_member(struct json_value object, const char *name, char *out, size_t size)
+{
+    struct json_value value;
+    *out = 0;
+    if (json_member(object, name, &value)) acme_text(value, out, size);
+}
+
+/* A problem that a server tells of (RFC 8555 section 6.7). */
+struct acme_problem {
+    char type[48];    /* without the prefix that all of them have, or "" */
+    char detail[160]; /* for people, or "" */
+};
+
+/* [acme] Reads a problem; of several that are told at once, the first says more than the sum of
+ * them. */
+static void acme_read_problem(struct json_value value, struct acme_problem *out)
+{
+    static const char prefix[] = "urn:ietf:params:acme:error:";
+    struct json_value list, first;
+    size_t cursor = 0;
+    char type[sizeof prefix + sizeof out->type];
+    if (json_member(value, "subproblems", &list) && json_item(list, &cursor, &first) &&
+        first.kind == JSON_OBJECT)
+        value = first;
+    acme_member(value, "type", type, sizeof type);
+    bool known = !strncmp(type, prefix, sizeof prefix - 1);
+    snprintf(out->type, sizeof out->type, "%.47s", known ? type + sizeof prefix - 1 : type);
+    acme_member(value, "detail", out->detail, sizeof out->detail);
+}
+
+/* True if a text is base64url and not empty, as tokens and nonces are. */
+static bool acme_is_base64url(const char *text)
+{
+    size_t n = 0;
+    while (base64url_value(text[n]) >= 0) n++;
+    return n && !text[n];
+}
+
+/* True if only this machine can be at a URL's host. */
+static bool acme_is_near(const struct call_url *url)
+{
+    uint8_t packed[16];
+    if (!strcmp(url->host, "localhost")) return true;
+    if (!address_pack_text(span_of(url->host), packed)) return false;
+    if (address_is_v4(packed)) return packed[12] == 127;
+    return !memcmp(packed, &in6addr_loopback, sizeof packed);
+}
+
+/* ==== 37. ACME: orders ==========================================================================
+ * One order for a certificate (RFC 8555 section 7), from the server's directory to the chain, as a
+ * state machine: it says what to ask next, is fed with the answer, and says what follows. Pure: who
+ * sends, waits, keeps files and answers the server's challenges is ACME: the thread.
+ *
+ *     directory -> account -> order -> authorization -> challenge     each name in turn
+ *                                ^          ^  <- wait <-/
+ *                                |          |
+ *                                +----------+-> finalize -> wait -> certificate
+ *
+ * Or from the directory to the renewal information of a certificate (RFC 9773). An account is asked
+ * for each time: with a key that the server knows it gives the account there is. An order that was
+ * begun before a restart is asked for by its URL and goes on where it stands.
+ *
+ * A server may lie, loop and drip: what is kept is bounded, so is how often it is asked and how
+ * long it is waited for, and it can name no URL but on the port of its directory. */
+
+enum {
+    ACME_REFUSED_MAX = 20,      /* nonces refused in a row */
+    ACME_ASKED_MAX = 100,       /* requests for an order, and for each of its names */
+    ACME_POLL_MS = 500,         /* first wait for something under way; it doubles */
+    ACME_POLL_LAST_MS = 8000,   /* up to this */
+    ACME_WAIT_MS = 600000,      /* all waits of an order together */
+    ACME_FIRST_MS = 60000,      /* wait after a failure; it doubles */
+    ACME_LAST_MS = 43200000,    /* up to this */
+    ACME_INFO_MS = 21600000,    /* between two questions when to renew, if it is not said */
+    ACME_INFO_LEAST_MS = 60000, /* whatever is said */
+    ACME_INFO_MOST_MS = 86400000,
+};
+
+enum acme_kind { ACME_TLS_ALPN, ACME_HTTP, ACME_KINDS };
+static const char *const ACME_KIND_NAMES[] = {"tls-alpn-01", "http-01"};
+
+/* Where an order stands: what is asked for next. */
+enum acme_step {
+    ACME_DIRECTORY,
+    ACME_RENEWAL,
+    ACME_ACCOUNT,
+    ACME_ORDER,
+    ACME_ORDER_AGAIN,
+    ACME_AUTHORIZATION,
+    ACME_CHALLENGE,
+    ACME_FINALIZE,
+    ACME_CERTIFICATE,
+    ACME_STEPS,
+};
+
+/* What follows from an answer. */
+enum acme_turn {
+    ACME_ASK,    /* the next request */
+    ACME_WAIT,   /* the same, after order.wait_ms */
+    ACME_DONE,   /* it is there */
+    ACME_FAILED, /* see order.why */
+};
+
+/* An order. What is not said to be the caller's belongs to it, and acme_order_free frees it. */
+struct acme_order {
+    /* The caller's: what is wanted, and with which keys. */
+    char *const *names;
+    size_t count;
+    const char *server, *email; /* URL of the directory; "" for no address */
+    mbedtls_pk_context *account, *key;
+    const char *replaces;             /* id of the certificate that is renewed, or "" */
+    bool only_info;                   /* nothing is ordered: when is that to be renewed? */
+    enum acme_kind kinds[ACME_KINDS]; /* challenges that can be answered, the first is best */
+    size_t kind_count;
+
+    /* Where it stands. */
+    enum acme_step step;
+    bool secure; /* as the directory's URL; all others are like it */
+    uint16_t port;
+    bool resumed;               /* the order was begun before */
+    bool fetches_nonce;         /* what is asked now is a nonce for the step */
+    bool challenged;            /* the server was told to look, for the authorization at hand */
+    bool keeps_nothing;         /* the order is of no use any more */
+    bool by_challenge;          /* it failed for one */
+    char nonce[ACME_NONCE_MAX]; /* for the next request, or "" */
+    char *nonce_url, *account_new_url, *order_new_url, *info_url;
+    char *account_url, *order_url, *finalize_url, *certificate_url, *challenge_url;
+    char **authorizations; /* URLs; those before `at` are done */
+    size_t authorization_count, at;
+    unsigned refused, asked;
+    int64_t poll_ms, waited_ms;
+    char *info_text; /* info_url with the certificate's id */
+
+    /* What is to be done, and what came of it. */
+    enum acme_kind kind;        /* of the challenge to be answered while there is a token */
+    char token[ACME_NONCE_MAX]; /* of it, or "" */
+    char name[ORIGIN_MAX];      /* that it is for */
+    int64_t wait_ms;
+    struct buffer chain;            /* PEM, as the server sent it */
+    int64_t window_from, window_to; /* wall ms: when to renew, or 0 */
+    int64_t retry_ms;               /* how long the server wants to be left alone, or -1 */
+    char why[CALL_WHY];
+};
+
+/* An answer: its status, and its head and body, which are the caller's. */
+struct acme_answer {
+    int status;
+    struct span head, body;
+};
+
+/* A request. The texts live until the next call for the order, the body is the caller's to free. */
+struct acme_request {
+    const char *method, *url;
+    struct buffer body; /* empty for GET and HEAD */
+};
+
+/* Says what went wrong, as printf does. False, for the caller to return. */
+__attribute__((format(printf, 2, 3))) static bool acme_fail(struct acme_order *o,
+                                                            const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    vsnprintf(o->why, sizeof o->why, format, args);
+    va_end(args);
+    return false;
+}
+
+/* [acme] Forgets the order that the server has, and what belongs to it: another is to be made. */
+static void acme_forget(struct acme_order *o)
+{
+    char **urls[] = {&o->order_url, &o->finalize_url, &o->certificate_url, &o->challenge_url};
+    for (size_t i = 0; i < sizeof urls / sizeof *urls; i++) {
+        free(*urls[i]);
+        *urls[i] = NULL;
+    }
+    for (size_t i = 0; i < o->authorization_count; i++) free(o->authorizations[i]);
+    free(o->authorizations);
+    o->authorizations = NULL;
+    o->authorization_count = o->at = 0;
+    o->challenged = o->resumed = false;
+    *o->token = 0;
+}
+
+static void acme_order_free(struct acme_order *o)
+{
+    char **urls[] = {&o->nonce_url, &o->account_new_url, &o->order_new_url,
+                     &o->info_url,  &o->account_url,     &o->info_text};
+    acme_forget(o);
+    for (size_t i = 0; i < sizeof urls / sizeof *urls; i++) {
+        free(*urls[i]);
+        *urls[i] = NULL;
+    }
+    buffer_free(&o->chain);
+}
+
+/* Begins at the directory; the caller has set what is its own, and order_url for one to go on with.
+ * False with the reason in why if the server's URL is none. */
+static bool acme_order_begin(struct acme_order *o)
+{
+    struct call_url url;
+    o->step = ACME_DIRECTORY;
+    o->resumed = o->order_url != NULL;
+    o->poll_ms = ACME_POLL_MS;
+    o->retry_ms = -1;
+    if (!call_url_parse(o->server, &url)) return acme_fail(o, "its URL is none");
+    o->secure = url.secure;
+    o->port = url.port;
+    return true;
+}
+
+/* Keeps a URL that the server names. */
+static bool acme_take_url(struct acme_order *o, const char *text, char **out)
+{
+    struct call_url url;
+    if (!call_url_parse(text, &url)) return acme_fail(o, "it names '%.80s', which is no URL", text);
+    if (url.secure != o->secure || url.port != o->port || (!o->secure && !acme_is_near(&url)))
+        return acme_fail(o, "it names %.80s, which is not on the port of its directory", text);
+    free(*out);
+    *out = mem_copy_text(text, strlen(text));
+    return true;
+}
+
+/* Keeps a URL that is a member of what the server sent. */
+static bool acme_take_member(struct acme_order *o, struct json_value value, const char *name,
+                             char **out)
+{
+    char text[CALL_URL_MAX + 2];
+    acme_member(value, name, text, sizeof text);
+    return *text ? acme_take_url(o, text, out) : acme_fail(o, "it does not say its %s", name);
+}
+
+/* Waits before the same is asked again, as long as the server wants or a little longer each time;
+ * false when it has been enough. */
+static bool acme_poll(struct acme_order *o)
+{
+    int64_t left = ACME_WAIT_MS - o->waited_ms;
+    o->wait_ms = o->retry_ms >= 0 ? o->retry_ms : o->poll_ms;
+    if (o->wait_ms < ACME_POLL_MS / 10) o->wait_ms = ACME_POLL_MS / 10;
+    if (o->wait_ms > left)
+        return acme_fail(o, "it was not done within %d minutes", ACME_WAIT_MS / 60000);
+    o->retry_ms = -1;
+    o->waited_ms += o->wait_ms;
+    o->poll_ms = o->poll_ms * 2 < ACME_POLL_LAST_MS ? o->poll_ms * 2 : ACME_POLL_LAST_MS;
+    return true;
+}
+
+/* ---- What is asked: the payload of each step that has one. ---- */
+
+/* [acme] The payload that asks for the account of a key: the one there is, or a new one. */
+static bool acme_ask_account(struct acme_order *o, struct buffer *out)
+{
+    json_begin(out);
+    json_bool(out, "termsOfServiceAgreed", true);
+    if (*o->email) {
+        char text[ORIGIN_MAX + 8];
+        snprintf(text, sizeof text, "mailto:%s", o->email);
+        json_open(out, "contact", '[');
+        json_text(out, NULL, text);
+        json_close(out, ']');
+    }
+    json_close(out, '}');
+    return true;
+}
+
+/* [acme] The payload of an order: the names, and what it replaces (RFC 9773 section 5). */
+static bool acme_ask_order(struct acme_order *o, struct buffer *body)
+{
+    json_begin(body);
+    json_open(body, "identifiers", '[');
+    for (size_t i = 0; i < o->count; i++) {
+        json_open(body, NULL, '{');
+        json_text(body, "type", "dns");
+        json_text(body, "value", o->names[i]);
+        json_close(body, '}');
+    }
+    json_close(body, ']');
+    if (*o->replaces && o->info_url) json_text(body, "replaces", o->replaces);
+    json_close(body, '}');
+    return true;
+}
+
+static bool acme_ask_challenge(struct acme_order *o, struct buffer *out)
+{
+    (void)o;
+    buffer_text(out, "{}");
+    return true;
+}
+
+/* [acme] The payload that ends an order: the request for the certificate. */
+static bool acme_ask_finalize(struct acme_order *o, struct buffer *out)
+{
+    struct buffer csr = {0};
+    int error = acme_write_csr(&csr, o->names, o->count, o->key);
+    json_begin(out);
+    json_key(out, "csr");
+    buffer_text(out, "\"");
+    base64url_encode(out, csr.at, csr.len);
+    buffer_text(out, "\"}");
+    buffer_free(&csr);
+    return !error ||
+           acme_fail(o, "no request for a certificate can be made (-0x%04x)", (unsigned)-error);
+}
+
+/* ---- What is answered. Each sets the next step; false with the reason in why. ---- */
+
+/* [acme] The directory: where everything else is, and whether an account can be had. */
+static bool acme_got_directory(struct acme_order *o, struct json_value value, enum acme_turn *turn)
+{
+    struct json_value meta, needed;
+    bool offers = json_member(value, "renewalInfo", &meta);
+    if (offers && !acme_take_member(o, value, "renewalInfo", &o->info_url)) return false;
+    if (o->only_info) {
+        struct buffer text = {0};
+        buffer_print(&text, "%s%s%s", o->info_url ? o->info_url : "",
+                     o->info_url && o->info_url[strlen(o->info_url) - 1] == '/' ? "" : "/",
+                     o->replaces);
+        free(o->info_text);
+        o->info_text = mem_copy_text(text.at, text.len);
+        buffer_free(&text);
+        o->step = ACME_RENEWAL;
+        *turn = offers ? ACME_ASK : ACME_DONE;
+        return true;
+    }
+    if (json_member(value, "meta", &meta) &&
+        json_member(meta, "externalAccountRequired", &needed) && needed.kind == JSON_TRUE)
+        return acme_fail(o, "it wants an external account, which cannot be given here; name another"
+                            " --acme-server, or use certbot");
+    o->step = ACME_ACCOUNT;
+    return acme_take_member(o, value, "newNonce", &o->nonce_url) &&
+           acme_take_member(o, value, "newAccount", &o->account_new_url) &&
+           acme_take_member(o, value, "newOrder", &o->order_new_url);
+}
+
+/* [acme] The renewal information: the window that is suggested. */
+static bool acme_got_renewal(struct acme_order *o, struct json_value value, enum acme_turn *turn)
+{
+    struct json_value window;
+    char from[64], to[64];
+    *turn = ACME_DONE;
+    if (!json_member(value, "suggestedWindow", &window))
+        return acme_fail(o, "it does not say its suggestedWindow");
+    acme_member(window, "start", from, sizeof from);
+    acme_member(window, "end", to, sizeof to);
+    int64_t begin = acme_time(from), end = acme_time(to);
+    if (begin < 0 || end < begin) return acme_fail(o, "its suggestedWindow is none");
+    o->window_from = begin;
+    o->window_to = end;
+    return true;
+}
+
+static bool acme_got_account(struct acme_order *o, struct json_value value, enum acme_turn *turn)
+{
+    char status[32];
+    (void)turn;
+    acme_member(value, "status", status, sizeof status);
+    if (*status && strcmp(status, "valid"))
+        return acme_fail(o, "the account is %s; remove acme-account.pem from --data for another",
+                         status);
+    o->step = o->order_url ? ACME_ORDER_AGAIN : ACME_ORDER;
+    return o->account_url || acme_fail(o, "it does not say the account's URL");
+}
+
+/* [acme] Keeps the authorizations of an order: one a name, and not more. */
+static bool acme_take_authorizations(struct acme_order *o, struct json_value value)
+{
+    struct json_value list, item;
+    size_t cursor = 0;
+    if (o->authorization_count) return true; /* they do not change */
+    if (!json_member(value, "authorizations", &list)) list = (struct json_value){0};
+    o->authorizations = mem_new(o->count * sizeof *o->authorizations);
+    while (json_item(list, &cursor, &item)) {
+        char text[CALL_URL_MAX + 2];
+        if (o->authorization_count == o->count)
+            return acme_fail(o, "it wants more authorizations than there are names");
+        acme_text(item, text, sizeof text);
+        if (!acme_take_url(o, text, &o->authorizations[o->authorization_count])) return false;
+        o->authorization_count++;
+    }
+    return o->authorization_count || acme_fail(o, "it does not say its authorizations");
+}
+
+/* Says that an order, a name or a challenge has failed, by the problem that the server gives. */
+static bool acme_refused(struct acme_order *o, const char *what, const char *status,
+                         struct json_value value)
+{
+    struct json_value error;
+    struct acme_problem problem = {0};
+    o->keeps_nothing = true;
+    if (json_member(value, "error", &error)) acme_read_problem(error, &problem);
+    if (!*problem.type && !*problem.detail) return acme_fail(o, "%.80s is %s", what, status);
+    return acme_fail(o, "%.80s is %s: %s: %s", what, status, problem.type, problem.detail);
+}
+
+/* Where an order of before a restart has come to nothing, which nobody is to be blamed for, makes
+ * another at once. False if it was none. */
+static bool acme_begin_anew(struct acme_order *o)
+{
+    if (!o->resumed) return false;
+    acme_forget(o);
+    o->step = ACME_ORDER;
+    return true;
+}
+
+/* [acme] An order, new, as it stands, or finalized: by its status. */
+static bool acme_got_order(struct acme_order *o, struct json_value value, enum acme_turn *turn)
+{
+    char status[32];
+    bool finalized = o->step == ACME_FINALIZE;
+    acme_member(value, "status", status, sizeof status);
+    if (!o->order_url) return acme_fail(o, "it does not say the order's URL");
+    o->step = ACME_ORDER_AGAIN;
+    if (!strcmp(status, "valid")) {
+        o->step = ACME_CERTIFICATE;
+        return acme_take_member(o, value, "certificate", &o->certificate_url);
+    }
+    if (!strcmp(status, "pending") && !finalized) {
+        if (!acme_take_authorizations(o, value)) return false;
+        if (o->at < o->authorization_count) {
+            o->step = ACME_AUTHORIZATION;
+            return true;
+        }
+    }
+    if (!strcmp(status, "ready") && !finalized) {
+        o->step = ACME_FINALIZE;
+        return acme_take_member(o, value, "finalize", &o->finalize_url);
+    }
+    if (!strcmp(status, "processing") || !strcmp(status, "pending") || !strcmp(status, "ready")) {
+        *turn = ACME_WAIT;
+        return acme_poll(o);
+    }
+    return acme_begin_anew(o) ||
+           acme_refused(o, "the order", *status ? status : "in no state", value);
+}
+
+/* [acme] Chooses the best challenge that can be answered here: its token and URL. */
+static bool acme_choose(struct acme_order *o, struct json_value challenges)
+{
+    for (size_t i = 0; i < o->kind_count; i++) {
+        struct json_value item;
+        size_t cursor = 0;
+        while (json_item(challenges, &cursor, &item)) {
+            struct json_value type;
+            char token[ACME_NONCE_MAX + 1], status[32];
+            if (!json_member(item, "type", &type) || !json_is(type, ACME_KIND_NAMES[o->kinds[i]]))
+                continue;
+            acme_member(item, "token", token, sizeof token);
+            if (strlen(token) >= sizeof o->token || !acme_is_base64url(token))
+                return acme_fail(o, "the token of its challenge is none");
+            if (!acme_take_member(o, item, "url", &o->challenge_url)) return false;
+            acme_member(item, "status", status, sizeof status);
+            o->kind = o->kinds[i];
+            memcpy(o->token, token, strlen(token) + 1);
+            /* Told before a restart: it looks already, or will again. */
+            o->challenged = !strcmp(status, "processing");
+            return true;
+        }
+    }
+    return acme_fail(o, "it offers none of the challenges that can be answered here (%s%s%s)",
+                     ACME_KIND_NAMES[o->kinds[0]], o->kind_count > 1 ? ", " : "",
+                     o->kind_count > 1 ? ACME_KIND_NAMES[o->kinds[1]] : "");
+}
+
+/* [acme] The problem of the challenge that made an authorization invalid. */
+static bool acme_challenge_failed(struct acme_order *o, const char *status, struct json_value value)
+{
+    struct json_value list, item, error;
+    size_t cursor = 0;
+    char what[ORIGIN_MAX + 32];
+    bool asked = *o->token;
+    snprintf(what, sizeof what, "%.80s%s%s", o->name, asked ? " by " : "",
+             asked ? ACME_KIND_NAMES[o->kind] : "");
+    o->by_challenge = true;
+    if (json_member(value, "challenges", &list))
+        while (json_item(list, &cursor, &item))
+            if (json_member(item, "error", &error)) value = item;
+    return acme_refused(o, what, status, value);
+}
+
+/* [acme] An authorization: of a name that is ours already, or with challenges to choose from. */
+static bool acme_got_authorization(struct acme_order *o, struct json_value value,
+                                   enum acme_turn *turn)
+{
+    struct json_value identifier, list;
+    char status[32], name[ORIGIN_MAX];
+    bool known = false;
+    acme_member(value, "status", status, sizeof status);
+    if (!json_member(value, "identifier", &identifier)) identifier = (struct json_value){0};
+    acme_member(identifier, "value", name, sizeof name);
+    for (size_t i = 0; i < o->count; i++) known |= !strcasecmp(o->names[i], name);
+    if (!known) return acme_fail(o, "it authorizes '%.80s', which was not asked for", name);
+    snprintf(o->name, sizeof o->name, "%s", name);
+    if (!strcmp(status, "valid")) {
+        *o->token = 0;
+        o->challenged = false;
+        o->poll_ms = ACME_POLL_MS;
+        o->step = ++o->at < o->authorization_count ? ACME_AUTHORIZATION : ACME_ORDER_AGAIN;
+        return true;
+    }
+    if (strcmp(status, "pending"))
+        return acme_begin_anew(o) ||
+               acme_challenge_failed(o, *status ? status : "in no state", value);
+    if (!*o->token) {
+        if (!json_member(value, "challenges", &list)) list = (struct json_value){0};
+        if (!acme_choose(o, list)) return false;
+    }
+    if (!o->challenged) {
+        o->step = ACME_CHALLENGE;
+        return true;
+    }
+    *turn = ACME_WAIT;
+    return acme_poll(o);
+}
+
+/* A challenge: the server looks from now on, and its authorization says what it saw. */
+static bool acme_got_challenge(struct acme_order *o, struct json_value value, enum acme_turn *turn)
+{
+    (void)value;
+    o->challenged = true;
+    o->step = ACME_AUTHORIZATION;
+    *turn = ACME_WAIT;
+    return acme_poll(o);
+}
+
+/* The steps in the order of enum acme_step. */
+static const struct acme_step_row {
+    const char *what; /* in texts: its directory */
+    bool is_signed;
+    bool (*ask)(struct acme_order *o, struct buffer *payload); /* NULL: nothing is said */
+    bool (*got)(struct acme_order *o, struct json_value value, enum acme_turn *turn);
+} ACME_ROWS[] = {
+    {"directory", false, NULL, acme_got_directory},
+    {"renewal information", false, NULL, acme_got_renewal},
+    {"account", true, acme_ask_account, acme_got_account},
+    {"order", true, acme_ask_order, acme_got_order},
+    {"order", true, NULL, acme_got_order},
+    {"authorization", true, NULL, acme_got_authorization},
+    {"challenge", true, acme_ask_challenge, acme_got_challenge},
+    {"end of the order", true, acme_ask_finalize, acme_got_order},
+    {"certificate", true, NULL, NULL},
+};
+_Static_assert(sizeof ACME_ROWS / sizeof *ACME_ROWS == ACME_STEPS, "one row a step");
+
+/* [acme] The URL of a step. */
+static const char *acme_step_url(const struct acme_order *o)
+{
+    const char *const urls[] = {
+        [ACME_DIRECTORY] = o->server,
+        [ACME_RENEWAL] = o->info_text,
+        [ACME_ACCOUNT] = o->account_new_url,
+        [ACME_ORDER] = o->order_new_url,
+        [ACME_ORDER_AGAIN] = o->order_url,
+        [ACME_AUTHORIZATION] = o->at < o->authorization_count ? o->authorizations[o->at] : NULL,
+        [ACME_CHALLENGE] = o->challenge_url,
+        [ACME_FINALIZE] = o->finalize_url,
+        [ACME_CERTIFICATE] = o->certificate_url,
+    };
+    if (!urls[o->step]) fatal("a step of an order has no URL");
+    return urls[o->step];
+}
+
+/* [acme] What to ask now. False with the reason in why when it was enough, or it cannot be said. */
+static bool acme_order_next(struct acme_order *o, struct acme_request *out)
+{
+    const struct acme_step_row *row = &ACME_ROWS[o->step];
+    *out = (struct acme_request){.method = "GET", .url = acme_step_url(o)};
+    if (o->asked++ >= ACME_ASKED_MAX * (o->count + 1))
+        return acme_fail(o, "it was asked %u times, and there is no end", o->asked - 1);
+    o->fetches_nonce = row->is_signed && !*o->nonce;
+    if (o->fetches_nonce) {
+        *out = (struct acme_request){.method = "HEAD", .url = o->nonce_url};
+    } else if (row->is_signed) {
+        struct buffer payload = {0};
+        out->method = "POST";
+        bool good = !row->ask || row->ask(o, &payload);
+        if (good)
+            acme_sign(&out->body, o->account, o->step == ACME_ACCOUNT ? "" : o->account_url,
+                      o->nonce, out->url, (struct span){payload.at, payload.len});
+        *o->nonce = 0; /* for one request only */
+        buffer_free(&payload);
+        return good;
+    }
+    return true;
+}
+
+/* [acme] An answer that refuses: what follows from it. */
+static enum acme_turn acme_order_refused(struct acme_order *o, int status, struct json_value value)
+{
+    struct acme_problem problem = {0};
+    acme_read_problem(value, &problem);
+    if (!strcmp(problem.type, "badNonce") && o->refused++ < ACME_REFUSED_MAX)
+        return ACME_ASK; /* with the one that came with it (RFC 8555 section 6.5) */
+    bool gone = status < 500 && status != 429 && strcmp(problem.type, "rateLimited");
+    if (gone && o->step > ACME_ORDER && acme_begin_anew(o)) return ACME_ASK;
+    if (gone && o->step == ACME_ORDER && *o->replaces) {
+        o->replaces = ""; /* it may not be known there any more, or be replaced already */
+        return ACME_ASK;
+    }
+    o->keeps_nothing |= gone && o->step > ACME_ORDER;
+    acme_fail(o, "its %s: answered %d%s%s%s%s", ACME_ROWS[o->step].what, status,
+              *problem.type ? ", " : "", problem.type, *problem.detail ? ": " : "", problem.detail);
+    return ACME_FAILED;
+}
+
+/* [acme] Takes what stands in the head of an answer: a nonce, a URL, how long to wait. */
+static bool acme_take_head(struct acme_order *o, const struct acme_answer *answer, int64_t wall)
+{
+    char text[CALL_URL_MAX + 2];
+    const char *at = answer->head.at;
+    size_t len = answer->head.len;
+    o->retry_ms = -1;
+    if (http_find_header(at, len, "Replay-Nonce", text, sizeof o->nonce) && acme_is_base64url(text))
+        memcpy(o->nonce, text, strlen(text) + 1);
+    if (http_find_header(at, len, "Retry-After", text, sizeof text))
+        o->retry_ms = acme_retry_after(text, wall);
+    if (o->fetches_nonce || answer->status >= 300) return true;
+    char **url = o->step == ACME_ACCOUNT ? &o->account_url
+                 : o->step == ACME_ORDER ? &o->order_url
+                                         : NULL;
+    if (!url || !http_find_header(at, len, "Location", text, sizeof text)) return true;
+    return acme_take_url(o, text, url);
+}
+
+/* [acme] Takes an answer to what acme_order_next said last. */
+static enum acme_turn acme_order_take(struct acme_order *o, const struct acme_answer *answer,
+                                      int64_t wall)
+{
+    const struct acme_step_row *row = &ACME_ROWS[o->step];
+    enum acme_turn turn = ACME_ASK;
+    struct json_value value = {0};
+    bool good = answer->status >= 200 && answer->status < 300;
+    if (!acme_take_head(o, answer, wall)) return ACME_FAILED;
+    if (o->fetches_nonce && good && *o->nonce) return ACME_ASK;
+    if (o->fetches_nonce) {
+        acme_fail(o, "its nonce: answered %d without one", answer->status);
+        return ACME_FAILED;
+    }
+    bool json = json_parse(answer->body, JSON_DEPTH_MAX, &value);
+    if (!good) return acme_order_refused(o, answer->status, value);
+    o->refused = 0;
+    if (o->step == ACME_CERTIFICATE) {
+        o->chain.len = 0;
+        buffer_add(&o->chain, answer->body.at, answer->body.len);
+        return ACME_DONE;
+    }
+    if (!json || value.kind != JSON_OBJECT) {
+        acme_fail(o, "its %s: the answer is no JSON object", row->what);
+        return ACME_FAILED;
+    }
+    return row->got(o, value, &turn) ? turn : ACME_FAILED;
+}
+
+/* When a certificate is to be renewed. */
+struct acme_plan {
+    int64_t from, to;               /* wall ms: its life; 0: there is none that will do */
+    int64_t window_from, window_to; /* when its server wants it renewed, or 0 */
+    uint32_t chance;                /* where in that window, or how long after two thirds of its
+                                       life: not all servers at once */
+};
+
+/* The moment, wall ms, from which on it is to be renewed: in the window that its server gives, else
+ * after two thirds of its life and up to a thirtieth; never in the last tenth. */
+static int64_t acme_plan_at(const struct acme_plan *plan)
+{
+    int64_t life = plan->to - plan->from, from = plan->from + life / 3 * 2, spread = life / 30;
+    if (!plan->to) return 0;
+    if (plan->window_to) {
+        from = plan->window_from;
+        spread = plan->window_to - plan->window_from;
+    }
+    int64_t at = from + (int64_t)((double)spread * plan->chance / UINT32_MAX);
+    int64_t last = plan->to - life / 10;
+    return at < last ? at : last;
+}
+
+/* How long to wait after so many failures in a row, ms: 1, 2, 4 ... minutes to 12 hours, and up to
+ * 10 % more, which a random number decides. */
+static int64_t acme_backoff(unsigned failures, uint16_t random)
+{
+    int64_t wait = ACME_LAST_MS;
+    if (failures < 11) wait = (int64_t)ACME_FIRST_MS << (failures ? failures - 1 : 0);
+    if (wait > ACME_LAST_MS) wait = ACME_LAST_MS;
+    return wait + wait * random / (10 * UINT16_MAX);
+}
+
+/* ==== 38. ACME: the thread ======================================================================
+ * Who gets a certificate for --acme, and renews it: a thread that makes the requests of an order,
+ * keeps its files, has listener and handshake workers answer the server's challenges, and waits.
+ * From its start on it is the only one to change the certificates in use.
+ *
+ * In --data, each for the owner alone, and replaced as a whole:
+ *
+ *     acme-account.pem    the account's key; who loses it gets another account
+ *     acme-order.pem      an order under way: for what, its URL, the key of its certificate
+ *     acme-cert.pem       the chain in use and its key; from which server and for which names
+ *
+ * So a stop at any moment costs nothing: an order goes on where it stands, or another is made, and
+ * a good certificate is only ever replaced by one that was tried. Until there is one, one of our
+ * own is served. */
+
+enum {
+    ACME_CALL_MS = 30000,    /* a request, connecting included */
+    ACME_LOOK_MS = 60000,    /* how often the clock is looked at, which may be set meanwhile */
+    ACME_FILE_MAX = 1 << 20, /* bytes of one of the files */
+    ACME_ANSWER_MAX = 65536, /* bytes of a file below --acme-webroot */
+};
+
+/* The thread and what others may know of it. */
+struct acme {
+    const struct options *options;
+    struct log *log;
+    struct counters *counters;
+    struct tls_shared *tls;
+    struct caller caller; /* woken to look whether there is something to do, or at stop_by */
+    pthread_t thread;
+    bool running;               /* the thread was started */
+    _Atomic bool again;         /* what waits after a failure is to be tried now */
+    mbedtls_pk_context account; /* the thread's, as is all up to the lock */
+    bool got;                   /* acme-cert.pem is in use */
+    bool answers;               /* a challenge */
+    bool other;                 /* the second kind of challenge is tried first */
+    unsigned failures;          /* in a row */
+    struct acme_plan plan;
+    int64_t retry_at, info_at;  /* mono: not before; when to ask for the window */
+    pthread_mutex_t lock;       /* all below */
+    char token[ACME_NONCE_MAX]; /* of the challenge by HTTP at hand, or "" */
+    char proof[ACME_PROOF_MAX]; /* the answer to it */
+    int64_t renew_at;           /* wall ms; 0: as soon as can be */
+    int64_t failing_since;      /* wall ms, or 0 */
+    char last_error[CALL_WHY];  /* of the last attempt; "" if it did not fail */
+};
+
+/* [any] True if there is a certificate to get. */
+static bool acme_wanted(const struct acme *acme)
+{
+    return acme->options && acme->options->acme.count && acme->options->tls_listen.count;
+}
+
+static void acme_path(const struct acme *acme, const char *name, char out[PATH_MAX])
+{
+    snprintf(out, PATH_MAX, "%s/acme-%s.pem", acme->options->data, name);
+}
+
+/* Appends the names with commas between. */
+static void acme_write_names(const struct acme *acme, struct buffer *out)
+{
+    const struct option_list *names = &acme->options->acme;
+    for (size_t i = 0; i < names->count; i++)
+        buffer_print(out, "%s%s", i ? ", " : "", names->at[i]);
+}
+
+/* Appends the line that says what a file is of: with another server or other names it is of no use.
+ */
+static void acme_write_mark(const struct acme *acme, struct buffer *out)
+{
+    buffer_print(out, "# %s for ", acme->options->acme_server);
+    acme_write_names(acme, out);
+    buffer_text(out, "\n");
+}
+
+/* [main, acme] Reads one of the files; false if there is none that can be read. With a mark: if it
+ * is that of the file, *rest is what is behind it, else "". The caller gives `out` to secret_free.
+ */
+static bool acme_read(const struct acme *acme, const char *name, struct buffer *out,
+                      const char **rest)
+{
+    char path[PATH_MAX], err[WHY_MAX];
+    struct buffer mark = {0};
+    acme_path(acme, name, path);
+    if (!secret_read("data", path, false, ACME_FILE_MAX, out, WHY(err))) return false;
+    acme_write_mark(acme, &mark);
+    bool marked = out->len >= mark.len && !memcmp(out->at, mark.at, mark.len);
+    *rest = marked ? out->at + mark.len : "";
+    buffer_free(&mark);
+    return true;
+}
+
+/* [main, acme] Has new connections use the certificate there is: the one that was got, else one of
+ * our own; with a pair that answers a challenge, which is taken over. False with the reason in why,
+ * and what was in use still is. */
+static bool acme_use(struct acme *acme, struct tls_pair *challenge, struct why why)
+{
+    char cert[PATH_MAX], key[PATH_MAX], *at_cert = cert, *at_key = key;
+    if (acme->got) acme_path(acme, "cert", cert);
+    else tls_own_paths(acme->options->data, cert, key);
+    struct tls_config *config =
+        tls_config_make(acme->tls, &at_cert, 1, &at_key, acme->got ? 0 : 1, why);
+    if (!config) {
+        if (challenge) tls_pair_free(challenge);
+        free(challenge);
+        return false;
+    }
+    int error = challenge ? tls_config_challenge(config, challenge) : 0;
+    if (error) {
+        tls_config_drop(config);
+        return tls_file_problem("acme", cert, error, "it cannot be served", why);
+    }
+    tls_config_use(acme->tls, config);
+    return true;
+}
+
+/* [main, acme] Tells of a certificate that is outside its time: it is used all the same, being the
+ * best there is, and the clock may be what is wrong. */
+static void acme_warn(struct acme *acme)
+{
+    char err[WHY_MAX];
+    const struct tls_pair *untimely;
+    struct tls_config *config = tls_config_take(acme->tls);
+    if (tls_config_untimely(config, &untimely)) {
+        tls_pair_untimely_text(untimely, WHY(err));
+        log_line(acme->log, LOG_ERROR, "%s; it is used all the same", err);
+    }
+    tls_config_drop(config);
+}
+
+/* [main, acme] Learns from the certificate in use when to renew it: at once, if it is one of our
+ * own, of another server or for other names. */
+static void acme_make_plan(struct acme *acme)
+{
+    struct buffer file = {0};
+    const char *rest = "";
+    uint32_t chance;
+    random_bytes(&chance, sizeof chance);
+    acme->plan = (struct acme_plan){.chance = chance};
+    if (acme->got && acme_read(acme, "cert", &file, &rest) && *rest) {
+        struct tls_config *config = tls_config_take(acme->tls);
+        const mbedtls_x509_crt *cert = &config->pairs[0].chain;
+        acme->plan.from = tls_wall_time(&cert->valid_from);
+        acme->plan.to = tls_wall_time(&cert->valid_to);
+        tls_config_drop(config);
+    }
+    secret_free(&file);
+}
+
+/* [any; acme.lock] Says when the next renewal is. */
+static void acme_show_plan(struct acme *acme)
+{
+    lock_take(&acme->lock, RANK_ACME);
+    acme->renew_at = acme_plan_at(&acme->plan);
+    lock_give(&acme->lock, RANK_ACME);
+}
+
+/* [any; acme.lock] When the next renewal is, wall ms. */
+static int64_t acme_renewal(struct acme *acme)
+{
+    lock_take(&acme->lock, RANK_ACME);
+    int64_t at = acme->renew_at;
+    lock_give(&acme->lock, RANK_ACME);
+    return at;
+}
+
+/* [main] Reads the account's key, or makes it. False with the reason in why: a key that cannot be
+ * read is not replaced, for it may be the only way to an account that is worth something. */
+static bool acme_read_account(struct acme *acme, struct why why)
+{
+    char path[PATH_MAX], text[ACME_KEY_TEXT];
+    mbedtls_ecp_group_id group = MBEDTLS_ECP_DP_NONE;
+    acme_path(acme, "account", path);
+    if (!access(path, F_OK)) {
+        int error = mbedtls_pk_parse_keyfile(&acme->account, path, NULL, tls_random, NULL);
+        if (!error && mbedtls_pk_can_do(&acme->account, MBEDTLS_PK_ECKEY))
+            group = mbedtls_ecp_keypair_get_group_id(mbedtls_pk_ec(acme->account));
+        if (group == MBEDTLS_ECP_DP_SECP256R1) return true;
+        return fail(why,
+                    "--acme: %.200s holds no key of P-256 that can be read; put the old one"
+                    " back, or remove it for a new account",
+                    path);
+    }
+    int error = tls_new_key(&acme->account);
+    if (!error)
+        error = mbedtls_pk_write_key_pem(&acme->account, (unsigned char *)text, sizeof text);
+    if (error) return tls_file_problem("acme", path, error, "no key can be made", why);
+    bool good = tls_write_file(path, text);
+    mbedtls_platform_zeroize(text, sizeof text);
+    return good || fail(why, "--acme: cannot write %.200s: %s", path, strerror(errno));
+}
+
+/* [main] Puts the certificate of an earlier run to use, if there is one; one that cannot be used is
+ * told of, and replaced by the next. False with the reason in why. */
+static bool acme_begin(struct acme *acme, struct why why)
+{
+    char path[PATH_MAX], err[WHY_MAX];
+    acme_path(acme, "cert", path);
+    if (!acme_read_account(acme, why)) return false;
+    acme->got = !access(path, F_OK);
+    if (acme->got && !acme_use(acme, NULL, WHY(err))) {
+        log_line(acme->log, LOG_ERROR, "%s; another is got in its place", err);
+        acme->got = false;
+    }
+    if (acme->got) acme_warn(acme);
+    acme_make_plan(acme);
+    acme_show_plan(acme);
+    return true;
+}
+
+/* [main] Puts a certificate of our own to use, which tls_self_make has made. */
+static bool acme_use_own(struct acme *acme, struct why why)
+{
+    struct buffer names = {0};
+    acme_write_names(acme, &names);
+    log_line(acme->log, LOG_WARN,
+             "acme: there is no certificate for %.*s yet: one that no client trusts is served until"
+             " it is there",
+             (int)names.len, names.at);
+    buffer_free(&names);
+    return acme_use(acme, NULL, why);
+}
+
+/* [any; acme.lock] The answer to a challenge by HTTP (RFC 8555 section 8.3), appended; false if
+ * this is not the token at hand. */
+static bool acme_answer_challenge(struct acme *acme, const char *token, struct buffer *out)
+{
+    lock_take(&acme->lock, RANK_ACME);
+    bool ours = *acme->token && !strcmp(acme->token, token);
+    if (ours) buffer_text(out, acme->proof);
+    lock_give(&acme->lock, RANK_ACME);
+    return ours;
+}
+
+/* [any] Appends what another program has put below --acme-webroot for a token; false if there is
+ * nothing. */
+static bool acme_read_webroot(const struct options *options, const char *token, struct buffer *out)
+{
+    char path[PATH_MAX];
+    struct stat info;
+    if (!*options->acme_webroot || !acme_is_base64url(token)) return false;
+    if (snprintf(path, sizeof path, "%s/.well-known/acme-challenge/%s", options->acme_webroot,
+                 token) >= (int)sizeof path)
+        return false;
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOFOLLOW);
+    bool good =
+        fd >= 0 && !fstat(fd, &info) && S_ISREG(info.st_mode) && info.st_size <= ACME_ANSWER_MAX;
+    if (good) {
+        ssize_t n = read(fd, buffer_room(out, (size_t)info.st_size + 1), (size_t)info.st_size);
+        good = n >= 0;
+        if (good) out->len += (size_t)n;
+    }
+    if (fd >= 0) close(fd);
+    return good;
+}
+
+/* [acme; acme.lock] Has the server's challenge answered, or none any more. What it looks at must be
+ * there before it is told to look. */
+static bool acme_answer(struct acme *acme, struct acme_order *o)
+{
+    struct buffer proof = {0};
+    char err[WHY_MAX];
+    bool good = true, wanted = *o->token;
+    if (wanted == acme->answers) return true;
+    if (wanted) acme_write_proof(&proof, o->token, &acme->account);
+    if (wanted && o->kind == ACME_TLS_ALPN) {
+        struct tls_pair *pair = mem_new(sizeof *pair);
+        int error = acme_make_challenge(pair, o->name, (struct span){proof.at, proof.len});
+        if (error) {
+            tls_pair_free(pair);
+            free(pair);
+            good =
+                acme_fail(o, "no answer to its challenge can be made (-0x%04x)", (unsigned)-error);
+        } else {
+            good = acme_use(acme, pair, WHY(err)) || acme_fail(o, "%.300s", err);
+        }
+    } else if (!wanted && !*acme->token) {
+        good = acme_use(acme, NULL, WHY(err)) || acme_fail(o, "%.300s", err);
+    }
+    lock_take(&acme->lock, RANK_ACME);
+    *acme->token = *acme->proof = 0;
+    if (wanted && o->kind == ACME_HTTP) {
+        snprintf(acme->token, sizeof acme->token, "%s", o->token);
+        snprintf(acme->proof, sizeof acme->proof, "%.*s", (int)proof.len, proof.at);
+    }
+    lock_give(&acme->lock, RANK_ACME);
+    acme->answers = wanted && good;
+    buffer_free(&proof);
+    return good;
+}
+
+/* [acme] Keeps an order: with it a server that was asked already is not asked for another. */
+static bool acme_keep_order(struct acme *acme, struct acme_order *o)
+{
+    char path[PATH_MAX], key[ACME_KEY_TEXT];
+    struct buffer text = {0};
+    acme_path(acme, "order", path);
+    acme_write_mark(acme, &text);
+    buffer_print(&text, "# %s\n", o->order_url ? o->order_url : "");
+    int error = mbedtls_pk_write_key_pem(o->key, (unsigned char *)key, sizeof key);
+    if (!error) buffer_text(&text, key);
+    mbedtls_platform_zeroize(key, sizeof key);
+    buffer_add(&text, "", 1);
+    bool good = !error && tls_write_file(path, text.at);
+    secret_free(&text);
+    return good || acme_fail(o, "cannot write %.200s: %s", path, strerror(errno));
+}
+
+/* [acme] Takes up an order that was begun earlier: its key and its URL; or makes a key. */
+static bool acme_take_up(struct acme *acme, struct acme_order *o)
+{
+    struct buffer file = {0};
+    const char *rest = "", *end;
+    if (acme_read(acme, "order", &file, &rest) && !strncmp(rest, "# ", 2) &&
+        (end = strchr(rest, '\n')) &&
+        !mbedtls_pk_parse_key(o->key, (const unsigned char *)file.at, file.len + 1, NULL, 0,
+                              tls_random, NULL)) {
+        size_t len = (size_t)(end - rest) - 2;
+        if (len) o->order_url = mem_copy_text(rest + 2, len);
+    }
+    secret_free(&file);
+    if (mbedtls_pk_get_type(o->key) != MBEDTLS_PK_NONE) return true;
+    int error = tls_new_key(o->key);
+    return !error || acme_fail(o, "no key can be made (-0x%04x)", (unsigned)-error);
+}
+
+/* [acme] Makes one request, and reads the answer into `in`; false, with the reason in o->why,
+ * without one. */
+static bool acme_call(struct acme *acme, struct acme_order *o, const struct acme_request *request,
+                      struct buffer *in, struct acme_answer *answer)
+{
+    struct call call = {.caller = &acme->caller, .fd = -1, .why = o->why};
+    struct response_head head = {0};
+    struct buffer text = {0};
+    *o->why = 0;
+    if (!call_url_parse(request->url, &acme->caller.url)) return acme_fail(o, "its URL is none");
+    const struct call_url *url = &acme->caller.url;
+    buffer_print(&text,
+                 "%s %s HTTP/1.1\r\nHost: %s\r\nUser-Agent: presence/" PRESENCE_VERSION
+                 "\r\nAccept: application/json, application/pem-certificate-chain\r\n"
+                 "Connection: close\r\n",
+                 request->method, url->target, url->authority);
+    if (request->body.len)
+        buffer_print(&text, "Content-Type: application/jose+json\r\nContent-Length: %zu\r\n",
+                     request->body.len);
+    buffer_text(&text, "\r\n");
+    buffer_add(&text, request->body.at, request->body.len);
+    call.no_body = !strcmp(request->method, "HEAD");
+    call.deadline = clock_mono_ms() + ACME_CALL_MS;
+    if (call_begin(&call)) {
+        answer->status =
+            call_exchange(&call, (struct span){text.at, text.len}, in, &head, ACME_BODY_MAX);
+        call_finish(&call);
+    }
+    buffer_free(&text);
+    if (!answer->status) return false;
+    answer->head = (struct span){in->at, head.size};
+    answer->body = (struct span){in->at + head.size, in->len - head.size};
+    return true;
+}
+
+/* [acme] Asks once, and takes the answer. */
+static enum acme_turn acme_step(struct acme *acme, struct acme_order *o)
+{
+    struct acme_request request;
+    struct acme_answer answer = {0};
+    struct buffer in = {0};
+    enum acme_turn turn = ACME_FAILED;
+    if (acme_order_next(o, &request) && acme_call(acme, o, &request, &in, &answer))
+        turn = acme_order_take(o, &answer, clock_wall_ms());
+    log_line(acme->log, LOG_DEBUG, "acme: %s %s answered %d", request.method, request.url,
+             answer.status);
+    buffer_free(&request.body);
+    buffer_free(&in);
+    return turn;
+}
+
+/* [acme] Waits so many ms, or until the thread is to end. */
+static void acme_sleep(struct acme *acme, int64_t ms)
+{
+    int64_t until = clock_mono_ms() + ms;
+    while (!caller_stopping(&acme->caller) && clock_mono_ms() < until)
+        caller_poll(&acme->caller, -1, 0, until);
+}
+
+/* [acme] Takes an order to its end; false with the reason in o->why. It is kept from the moment on
+ * that the server knows it, and what answers a challenge is there before the server is told. */
+static bool acme_drive(struct acme *acme, struct acme_order *o)
+{
+    enum acme_turn turn = acme_order_begin(o) ? ACME_ASK : ACME_FAILED;
+    while (turn == ACME_ASK || turn == ACME_WAIT) {
+        bool known = o->order_url;
+        if (turn == ACME_WAIT) acme_sleep(acme, o->wait_ms);
+        if (caller_stopping(&acme->caller)) return acme_fail(o, "the server stops");
+        turn = acme_step(acme, o);
+        if (turn == ACME_FAILED) break;
+        if (!known && o->order_url && !acme_keep_order(acme, o)) return false;
+        if (!acme_answer(acme, o)) return false;
+    }
+    return turn == ACME_DONE;
+}
+
+/* [acme] Reads a chain and its key into a pair; false, with the reason in o->why, if they do not
+ * belong together, are not for the names, or no client could use them. */
+static bool acme_check(struct acme_order *o, struct tls_pair *pair)
+{
+    unsigned char key[ACME_KEY_TEXT];
+    char err[WHY_MAX];
+    buffer_add(&o->chain, "", 1); /* Mbed TLS knows PEM by its NUL */
+    int error =
+        mbedtls_x509_crt_parse(&pair->chain, (const unsigned char *)o->chain.at, o->chain.len);
+    if (error) return acme_fail(o, "its certificate: it is none that can be read");
+    error = mbedtls_pk_write_key_pem(o->key, key, sizeof key);
+    if (!error)
+        error = mbedtls_pk_parse_key(pair->keys, key, strlen((char *)key) + 1, NULL, 0, tls_random,
+                                     NULL);
+    mbedtls_platform_zeroize(key, sizeof key);
+    if (error || mbedtls_pk_check_pair(&pair->chain.pk, pair->keys, tls_random, NULL))
+        return acme_fail(o, "its certificate: it is for another key");
+    for (size_t i = 0; i < o->count; i++)
+        if (!tls_pair_is_for(pair, span_of(o->names[i])))
+            return acme_fail(o, "its certificate: it is not for %.100s", o->names[i]);
+    return tls_pair_works(pair, WHY(err)) || acme_fail(o, "its certificate: %.250s", err);
+}
+
+/* [acme] Appends a pair as PEM, written anew: nothing that the server put beside its certificates
+ * comes into the file. False for want of memory only. */
+static bool acme_write_pair(struct buffer *out, const struct tls_pair *pair, const char *key)
+{
+    bool good = true;
+    for (const mbedtls_x509_crt *c = &pair->chain; c; c = c->next) {
+        size_t size = c->raw.len * 2 + sizeof TLS_PEM_BEGIN TLS_PEM_END, len = 0;
+        unsigned char *to = (unsigned char *)buffer_room(out, size);
+        good = good && !mbedtls_pem_write_buffer(TLS_PEM_BEGIN, TLS_PEM_END, c->raw.p, c->raw.len,
+                                                 to, size, &len);
+        if (len) out->len += len - 1; /* without its NUL */
+    }
+    buffer_text(out, key);
+    buffer_add(out, "", 1);
+    return good;
+}
+
+/* [acme] Puts the certificate of an order into its file, and has it used. */
+static bool acme_install(struct acme *acme, struct acme_order *o)
+{
+    char path[PATH_MAX], key[ACME_KEY_TEXT], err[WHY_MAX] = "";
+    struct buffer text = {0};
+    struct tls_pair pair;
+    acme_path(acme, "cert", path);
+    tls_pair_init(&pair, "acme", path);
+    bool good = acme_check(o, &pair);
+    if (!good) o->keeps_nothing = true;
+    if (good && mbedtls_pk_write_key_pem(o->key, (unsigned char *)key, sizeof key))
+        good = acme_fail(o, "its key cannot be written");
+    if (good) {
+        acme_write_mark(acme, &text);
+        good = acme_write_pair(&text, &pair, key) || acme_fail(o, "it cannot be written");
+        mbedtls_platform_zeroize(key, sizeof key);
+    }
+    if (good && !tls_write_file(path, text.at))
+        good = acme_fail(o, "cannot write %.200s: %s", path, strerror(errno));
+    if (good) acme->got = true;
+    if (good && !acme_use(acme, NULL, WHY(err))) good = acme_fail(o, "%.300s", err);
+    if (good) acme_warn(acme);
+    tls_pair_free(&pair);
+    secret_free(&text);
+    return good;
+}
+
+/* [acme] Sets an order up, but for its keys: with the id of the certificate in use, if that is of
+ * this server. `id` is the caller's to free. */
+static void acme_set_order(struct acme *acme, struct acme_order *o, struct buffer *id)
+{
+    const struct options *options = acme->options;
+    *o = (struct acme_order){
+        .names = options->acme.at,
+        .count = options->acme.count,
+        .server = options->acme_server,
+        .email = options->acme_email,
+        .account = &acme->account,
+        .kinds = {ACME_TLS_ALPN, ACME_HTTP},
+        .kind_count = options->redirect_listen.count ? ACME_KINDS : 1,
+    };
+    if (acme->other && o->kind_count > 1) {
+        o->kinds[0] = ACME_HTTP;
+        o->kinds[1] = ACME_TLS_ALPN;
+    }
+    if (acme->plan.to) {
+        struct tls_config *config = tls_config_take(acme->tls);
+        acme_write_cert_id(id, &config->pairs[0].chain);
+        tls_config_drop(config);
+    }
+    buffer_add(id, "", 1);
+    o->replaces = id->at;
+}
+
+/* [acme; acme.lock] Remembers an attempt that failed, and when the next one is: later each time,
+ * and not before the server wants it. One line each. */
+static void acme_record_failure(struct acme *acme, const struct acme_order *o)
+{
+    uint16_t random;
+    char wait[32];
+    random_bytes(&random, sizeof random);
+    int64_t ms = acme_backoff(++acme->failures, random);
+    if (o->retry_ms > ms) ms = o->retry_ms;
+    acme->retry_at = clock_mono_ms() + ms;
+    if (o->by_challenge) acme->other = !acme->other;
+    count_one(&acme->counters->acme_failures);
+    log_line(acme->log, LOG_WARN, "acme: no certificate from %.100s: %s; trying again in %s",
+             acme->options->acme_server, o->why,
+             duration_text(ms / 1000 * 1000, wait, sizeof wait));
+    lock_take(&acme->lock, RANK_ACME);
+    snprintf(acme->last_error, sizeof acme->last_error, "%s", o->why);
+    if (!acme->failing_since) acme->failing_since = clock_wall_ms();
+    lock_give(&acme->lock, RANK_ACME);
+}
+
+/* [acme; acme.lock] Remembers that there is a new certificate. One that is due again already, as it
+ * is when our clock is ahead by months, is renewed no sooner than after a failure: else the server
+ * would be asked without end. */
+static void acme_record_success(struct acme *acme)
+{
+    struct buffer names = {0};
+    char until[TIME_TEXT], again[TIME_TEXT], wait[32];
+    acme_make_plan(acme);
+    acme_show_plan(acme);
+    acme_write_names(acme, &names);
+    int64_t at = acme_plan_at(&acme->plan);
+    bool due = at <= clock_wall_ms();
+    acme->failures = due ? acme->failures + 1 : 0;
+    acme->retry_at = clock_mono_ms() + (due ? acme_backoff(acme->failures, 0) : 0);
+    acme->info_at = due ? acme->retry_at : clock_mono_ms() + ACME_INFO_LEAST_MS;
+    count_one(&acme->counters->acme_certificates);
+    log_line(acme->log, LOG_INFO, "acme: a certificate for %.*s until %s, to be renewed %s",
+             (int)names.len, names.at, time_text(acme->plan.to, until), time_text(at, again));
+    if (due)
+        log_line(
+            acme->log, LOG_WARN,
+            "acme: it is to be renewed already: is the clock right? No other is asked for in %s",
+            duration_text(acme_backoff(acme->failures, 0), wait, sizeof wait));
+    buffer_free(&names);
+    lock_take(&acme->lock, RANK_ACME);
+    *acme->last_error = 0;
+    acme->failing_since = 0;
+    lock_give(&acme->lock, RANK_ACME);
+}
+
+/* [acme] Gets a certificate, or goes on to get it. */
+static void acme_renew(struct acme *acme)
+{
+    struct acme_order order;
+    struct buffer id = {0};
+    mbedtls_pk_context key;
+    char path[PATH_MAX];
+    acme_path(acme, "order", path);
+    acme_set_order(acme, &order, &id);
+    mbedtls_pk_init(&key);
+    order.key = &key;
+    order.retry_ms = -1;
+    bool good =
+        acme_take_up(acme, &order) && acme_drive(acme, &order) && acme_install(acme, &order);
+    if (good || order.keeps_nothing) unlink(path);
+    if (good) acme_record_success(acme);
+    else if (!caller_stopping(&acme->caller)) acme_record_failure(acme, &order);
+    *order.token = 0;
+    acme_answer(acme, &order); /* of a challenge that is over; what is in use was so before */
+    acme_order_free(&order);
+    mbedtls_pk_free(&key);
+    buffer_free(&id);
+}
+
+/* [acme; acme.lock] Asks when to renew (RFC 9773). Without an answer what is known stays; it is
+ * asked again as often as the server says, or four times a day. */
+static void acme_ask_when(struct acme *acme)
+{
+    struct acme_order order;
+    struct buffer id = {0};
+    acme_set_order(acme, &order, &id);
+    order.only_info = true;
+    order.retry_ms = -1;
+    if (*order.replaces && acme_drive(acme, &order) && order.window_to) {
+        acme->plan.window_from = order.window_from;
+        acme->plan.window_to = order.window_to;
+    }
+    int64_t wait = order.retry_ms < 0 ? ACME_INFO_MS : order.retry_ms;
+    if (wait < ACME_INFO_LEAST_MS) wait = ACME_INFO_LEAST_MS;
+    if (wait > ACME_INFO_MOST_MS) wait = ACME_INFO_MOST_MS;
+    acme->info_at = clock_mono_ms() + wait;
+    if (*order.why)
+        log_line(acme->log, LOG_DEBUG, "acme: when to renew is not known: %s", order.why);
+    acme_show_plan(acme);
+    acme_order_free(&order);
+    buffer_free(&id);
+}
+
+/* [acme] How long there is nothing to do, ms: until a renewal, not before it may be tried, or the
+ * next question when that is. It is by the wall clock, which may be set at any time, so it is
+ * looked at again every minute. */
+static int64_t acme_idle(const struct acme *acme, int64_t now)
+{
+    int64_t renewal = acme_plan_at(&acme->plan) - clock_wall_ms(), info = acme->info_at - now;
+    if (renewal < acme->retry_at - now) renewal = acme->retry_at - now;
+    int64_t wait = acme->plan.to && info < renewal ? info : renewal;
+    return wait < 0 ? 0 : wait < ACME_LOOK_MS ? wait : ACME_LOOK_MS;
+}
+
+/* [acme] The thread: renews when it is time, asks when that is, and waits. */
+static void *acme_run(void *argument)
+{
+    struct acme *acme = argument;
+    prctl(PR_SET_NAME, "acme");
+    while (!caller_stopping(&acme->caller)) {
+        int64_t now = clock_mono_ms();
+        if (atomic_exchange(&acme->again, false)) acme->retry_at = acme->info_at = now;
+        if (acme->plan.to && now >= acme->info_at) acme_ask_when(acme);
+        else if (now >= acme->retry_at && clock_wall_ms() >= acme_plan_at(&acme->plan))
+            acme_renew(acme);
+        else caller_poll(&acme->caller, -1, 0, now + acme_idle(acme, now) + 1);
+    }
+    return NULL;
+}
+
+/* [main] Has the thread ask again now, whatever it waits for. */
+static void acme_look_again(struct acme *acme)
+{
+    if (!acme->running) return;
+    atomic_store(&acme->again, true);
+    caller_wake(&acme->caller);
+}
+
+/* True if this may be the address of somebody's mail, and nothing more than one. */
+static bool acme_email_valid(const char *text)
+{
+    const char *at = strchr(text, '@');
+    if (!at || at == text || !at[1] || strchr(at + 1, '@') || strlen(text) >= ORIGIN_MAX)
+        return false;
+    for (; *text; text++)
+        if (*text <= ' ' || *text >= 0x7f || strchr(",;:?&#%<>()[]\\\"", *text)) return false;
+    return true;
+}
+
+/* [main] Looks at the options of --acme; false with one line in why if they are not good. The file
+ * of roots is read to find a wrong one now. */
+static bool acme_init(struct acme *acme, const struct options *options, struct why why)
+{
+    struct call_url url;
+    mbedtls_x509_crt roots;
+    acme->options = options;
+    acme->caller =
+        (struct caller){.ca_option = "acme-ca-file", .ca_file = options->acme_ca_file, .wake = -1};
+    pthread_mutex_init(&acme->lock, NULL); /* in any case: /admin/stats takes it */
+    mbedtls_pk_init(&acme->account);
+    if (!options->acme.count) return true;
+    for (size_t i = 0; i < options->acme.count; i++)
+        for (size_t k = 0; k < i; k++)
+            if (!strcmp(options->acme.at[i], options->acme.at[k]))
+                return fail(why, "--acme: %.200s is named twice; name it once",
+                            options->acme.at[i]);
+    if (!call_url_parse(options->acme_server, &url))
+        return fail(why,
+                    "--acme-server: '%.200s' is no URL; write that of the server's directory,"
+                    " https://acme.example.com/directory",
+                    options->acme_server);
+    if (!url.secure && !acme_is_near(&url))
+        return fail(why,
+                    "--acme-server: %.200s is not https, and not on this machine; anybody on the"
+                    " way could be that server: write https://",
+                    options->acme_server);
+    if (!options->acme_agree)
+        return fail(why,
+                    "--acme: add --acme-agree if you agree to the terms of %.100s; their address"
+                    " is termsOfService in its directory%s",
+                    url.origin,
+                    strstr(url.host, "letsencrypt.org") ? ", letsencrypt.org/repository" : "");
+    if (*options->acme_email && !acme_email_valid(options->acme_email))
+        return fail(why,
+                    "--acme-email: '%.200s' is no address of mail; write one, as"
+                    " ops@example.com, or leave it out",
+                    options->acme_email);
+    if (!url.secure) return true;
+    bool good = tls_client_read_roots("acme-ca-file", options->acme_ca_file, &roots, why);
+    mbedtls_x509_crt_free(&roots);
+    return good;
+}
+
+/* [main] Starts the thread, if there is a certificate to get; false with errno set. */
+static bool acme_start(struct acme *acme)
+{
+    if (!acme_wanted(acme)) return true;
+    acme->caller.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    acme->running = acme->caller.wake >= 0 && thread_start(&acme->thread, acme_run, acme);
+    return acme->running;
+}
+
+/* [main] Asks the thread to end: what is under way goes on at the next start. */
+static void acme_stop(struct acme *acme)
+{
+    if (!acme->running) return;
+    atomic_store(&acme->caller.stop_by, clock_mono_ms());
+    caller_wake(&acme->caller);
+}
+
+/* [main] Waits for the end of a thread that was asked for it. */
+static void acme_wait(struct acme *acme)
+{
+    if (!acme->running) return;
+    pthread_join(acme->thread, NULL);
+    acme->running = false;
+}
+
+/* [main] Frees what acme_init and the thread, which has ended, took. */
+static void acme_free(struct acme *acme)
+{
+    lookup_drop(acme->caller.lookup);
+    if (acme->caller.wake >= 0) close(acme->caller.wake);
+    mbedtls_pk_free(&acme->account);
+    pthread_mutex_destroy(&acme->lock);
+}
+
+/* ==== 39. Cluster: engine and node ==============================================================
  * What the hub, which decides, and the engine's thread, which only carries, say to each other. The
  * engine is the Valkey or Redis of --cluster; in it are
  *
@@ -14472,7 +16348,7 @@ static const char *engine_client_name(const char *node, char out[ENGINE_NAME_MAX
     return out;
 }
 
-/* ==== 37. Cluster: the engine ===================================================================
+/* ==== 40. Cluster: the engine ===================================================================
  * The engine's thread, its two connections ("lines") and what goes over them: one appends and asks,
  * the other waits in XREAD. It carries and decides nothing but when the engine is away.
  *
@@ -15046,7 +16922,7 @@ static void engine_line_connected(struct engine *engine, struct engine_line *lin
     }
 }
 
-/* ==== 38. Cluster: the engine's answers =========================================================
+/* ==== 41. Cluster: the engine's answers =========================================================
  * What follows from each answer of the engine, and the engine's thread itself. */
 
 /* [engine] Forgets what was to be appended; what is under way is answered to nobody. */
@@ -15592,7 +17468,7 @@ static void engine_take(struct engine *engine, struct engine_line *line, const r
     free(call);
 }
 
-/* ==== 39. Cluster: the engine's thread ==========================================================
+/* ==== 42. Cluster: the engine's thread ==========================================================
  * The turns of the thread that has the two lines, what the hub asks, its begin and its end. */
 
 /* [engine] Reads what came over an open line, and acts on it. What comes without end is left for
@@ -15901,7 +17777,7 @@ static void engine_free(struct engine *engine)
     engine_url_free(&engine->url);
 }
 
-/* ==== 40. Cluster: entries ======================================================================
+/* ==== 43. Cluster: entries ======================================================================
  * What nodes write into the log, byte by byte. An entry is a head and records; each record names at
  * most one user, so that it causes at most one transition, and its place in the log is that
  * transition's position. Numbers are LEB128; times are ms since the entry's own, zigzag.
@@ -16317,7 +18193,7 @@ static enum entry_read entry_read(struct taker *in, struct entry *e)
     return good ? ENTRY_GOOD : ENTRY_DAMAGED;
 }
 
-/* ==== 41. Cluster: table ========================================================================
+/* ==== 44. Cluster: table ========================================================================
  * What the records of the log make of a table: who says what of whom, and the user as all see them.
  * Every node applies the same records in the same order by this code, so all have the same users,
  * the same transitions, and each of them at the same position. Pure.
@@ -16999,7 +18875,7 @@ static void replica_admitted(struct replica *r, size_t holder, const struct entr
     }
 }
 
-/* ==== 42. Cluster: node =========================================================================
+/* ==== 45. Cluster: node =========================================================================
  * What a node does with what the engine tells it: when it may show the log's table, when it begins
  * anew, what it writes. Pure: time is passed in, what is asked of the engine goes to node.ask, and
  * the hub calls. [hub]
@@ -17629,7 +19505,7 @@ static int64_t node_knows(const struct node *node)
     return gap ? node->heard - REPLICA_LAG_MS - 1 : node->heard;
 }
 
-/* ==== 43. Cluster: states =======================================================================
+/* ==== 46. Cluster: states =======================================================================
  * [hub] In which state a node is, and how it comes into another: Cluster: node has a picture. */
 
 static void node_drop_next(struct node *node)
@@ -17832,7 +19708,7 @@ static void node_up(struct node *node, struct instant now, int64_t mono,
     }
 }
 
-/* ==== 44. Cluster: coordination =================================================================
+/* ==== 47. Cluster: coordination =================================================================
  * [hub] What one node does for all: the living one with the lowest id that has a whole table. It
  * has the dead evicted, says what has run out, and settles a new epoch. Two that take themselves
  * for it do no harm: what is said twice changes nothing. Behind that, how the next table takes the
@@ -18304,7 +20180,7 @@ static void node_begin_install(struct node *node, bool records)
     node->behind = behind;
 }
 
-/* ==== 45. Cluster: copies =======================================================================
+/* ==== 48. Cluster: copies =======================================================================
  * [hub] A node that joins an epoch which goes on gets a copy of the table, in pieces, from one that
  * has it whole; and questions of one node to another, which are answered in the same way. A copy is
  * made while its donor goes on: each piece says how much of the log it has, and what the log says
@@ -18891,7 +20767,7 @@ static bool node_take_piece(struct node *node, struct instant now, int64_t mono,
     return !in.bad;
 }
 
-/* ==== 46. Cluster: reading ======================================================================
+/* ==== 49. Cluster: reading ======================================================================
  * [hub] What a node does with the log, entry by entry, with what else the engine tells, and by
  * itself as time passes. */
 
@@ -19273,7 +21149,7 @@ static void node_free(struct node *node)
     buffer_free(&node->sessions);
 }
 
-/* ==== 47. Service manager =======================================================================
+/* ==== 50. Service manager =======================================================================
  * What systemd, or whoever speaks as it does, wants to know: sd_notify(3), a datagram of a line or
  * two, so there is no library. It is told when the server is ready, reads its keys again and stops;
  * and, from the hub's turns, that the hub still has turns: one that hangs is then started again.
@@ -19366,7 +21242,7 @@ static void manager_alive(struct manager *manager, int64_t now)
     else manager->watchdog_due = now + (manager->watchdog > 100 ? 100 : 1);
 }
 
-/* ==== 48. Server ================================================================================
+/* ==== 51. Server ================================================================================
  * struct server and the structs that cross threads, with the owner of each field. Nothing here does
  * anything. Tags: [hub], [listener] and so on are the only thread to touch it; * is also read by
  * workers, as said there; what has no tag is set by main before there are threads, and constant. */
@@ -19903,6 +21779,7 @@ struct server {
     pthread_mutex_t address_lock;   /* addresses, the connections listed there, listener.held */
     struct address_table addresses; /* [listener, worker, hub] */
     struct webhook webhook;         /* its own thread and lock */
+    struct acme acme;               /* its own thread and lock */
     struct engine engine;           /* its own thread, see engine_submit */
     bool misfit;                    /* [main] the start failed for what the operator has to mend */
     struct manager manager;         /* [main, hub] */
@@ -19913,7 +21790,7 @@ struct server {
     struct seam *seam;
 };
 
-/* ==== 49. Connections ===========================================================================
+/* ==== 52. Connections ===========================================================================
  * WebSockets and streams as the hub has them: made, written to, ended; and what several threads ask
  * struct server (server_*). A connection is never freed inside its own handler: one that ends is
  * DEAD, out of the table and its socket closed, and is freed at the end of a turn in which no
@@ -20526,7 +22403,7 @@ static void hub_reply_error(struct hub *hub, enum error error)
     hub_reply_end(hub);
 }
 
-/* ==== 50. WebSocket messages ====================================================================
+/* ==== 53. WebSocket messages ====================================================================
  * What a client says, and what follows: heartbeats, statuses, users to follow. All of it is the
  * hub's but the reads of the store. The way of a message, and where it may have to wait:
  *
@@ -21180,7 +23057,7 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
     timer_arm(&server->hub.wheel, &c->timer, c->session.expires && end < due ? end : due);
 }
 
-/* ==== 51. Streams ===============================================================================
+/* ==== 54. Streams ===============================================================================
  * Who reads the events of /admin/events and /api/events, as fast as each can. The hub's. An event
  * is made text once, in the ring of its feed, as Server-Sent Events has it; a stream is a place in
  * that ring, so a thousand streams cost no copy. What is sent to all is:
@@ -21390,7 +23267,7 @@ static void hub_take_transitions(struct server *server, struct instant now)
     p->sessions_dropped = 0;
 }
 
-/* ==== 52. Broadcast =============================================================================
+/* ==== 55. Broadcast =============================================================================
  * Watchers are told what changed. Nearly all of the time goes to the system's send(), once for each
  * of them. Therefore the hub fills an array of writes and its io threads send them beside it, 32 at
  * a time:
@@ -21576,7 +23453,7 @@ static void hub_watch(struct server *server, struct instant now)
     lock_give(&server->table_lock, RANK_TABLE);
 }
 
-/* ==== 53. Signs of life =========================================================================
+/* ==== 56. Signs of life =========================================================================
  * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's.
  *
  *     heard --(--ping-interval)--> ping --(--pong-timeout)--> closed, its user offline
@@ -21710,7 +23587,7 @@ static void connection_timer(struct server *server, struct connection *c, struct
     }
 }
 
-/* ==== 54. Handoff ===============================================================================
+/* ==== 57. Handoff ===============================================================================
  * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
  * is the same object: what was HTTP's hangs off it as `http` and is freed here. From now on the
  * socket is in the hub's epoll set, its timer in the hub's wheel, its place is counted in
@@ -21997,7 +23874,7 @@ static void hub_adopt_stream(struct server *server, struct job *job)
     if (hub->stopping || stream_logged_out(server, s)) stream_finish(server, s, now);
 }
 
-/* ==== 55. Cluster: hub ==========================================================================
+/* ==== 58. Cluster: hub ==========================================================================
  * What makes a node of a server: what the engine's thread tells goes to the node (Cluster:
  * reading), what the node asks goes there, and the table that it changes is shown. All under the
  * table's lock and in slices, as what happens to the cluster can happen to all of its users at
@@ -22542,7 +24419,7 @@ static int64_t hub_cluster_wait(struct server *server, int64_t now)
     return wait > 0 ? wait : 0;
 }
 
-/* ==== 56. Hub ===================================================================================
+/* ==== 59. Hub ===================================================================================
  * The loop of the thread that owns every WebSocket and stream and is the only one to change the
  * presence table, and what others ask of it. One writer: so rules of presence need no care for
  * threads, and every change has its place in one order. Nothing here waits but loop_wait; what must
@@ -23085,7 +24962,7 @@ static void hub_free(struct server *server)
     if (hub->stop_event >= 0) close(hub->stop_event);
 }
 
-/* ==== 57. Listener: connections =================================================================
+/* ==== 60. Listener: connections =================================================================
  * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
  * and every connection that is not, or not at present, being served. It accepts, waits until a
  * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
@@ -23467,7 +25344,7 @@ static void lane_close(struct server *server, struct lane *lane)
     }
 }
 
-/* ==== 58. Listener: requests ====================================================================
+/* ==== 61. Listener: requests ====================================================================
  * Bytes become whole requests, requests go to the workers, answers come back. A worker is never
  * given half a request, so it never waits for a client.
  *
@@ -23924,7 +25801,7 @@ static void listener_displace(struct server *server, struct http_conn *p)
     listener_give_up(server, p);
 }
 
-/* ==== 59. Listener: accept ======================================================================
+/* ==== 62. Listener: accept ======================================================================
  * New connections, the deadlines of all, and the loop of the listener. Accepting never ends the
  * server: without descriptors it rests and tries again, while what is connected goes on being
  * served. There is no limit of HTTP connections over all but that of descriptors; each address has
@@ -24212,7 +26089,7 @@ static bool listener_init(struct server *server, struct instant now)
     return true;
 }
 
-/* ==== 60. Assets ================================================================================
+/* ==== 63. Assets ================================================================================
  * The files of web/, compiled in by the build with their type, hash and gzip form. Constant; the
  * table is generated (build/gen/assets.inc), never committed. */
 
@@ -24236,7 +26113,7 @@ static const struct asset *asset_find(const char *path)
     return NULL;
 }
 
-/* ==== 61. API: users ============================================================================
+/* ==== 64. API: users ============================================================================
  * /api/presence and /admin/online-users: request to response, on a worker's thread and free of
  * CivetWeb's types but the parsed request. What all handlers promise (those of the next sections
  * too):
@@ -24655,7 +26532,7 @@ static enum error api_online_users(struct server *server, const struct http_requ
     return ERROR_NONE;
 }
 
-/* ==== 62. API: lists for admins =================================================================
+/* ==== 65. API: lists for admins =================================================================
  * Pages of all users, one user with every connection, sessions, kicks. These are the costly
  * requests: they have a lane of their own (HTTP_COSTLY), and each looks at a bounded number of
  * users.
@@ -25194,13 +27071,13 @@ static void stats_write_webhook(struct buffer *out, struct server *server, uint6
 {
     struct webhook *hook = &server->webhook;
     const struct counters *counters = &server->counters;
-    char error[WEBHOOK_WHY];
+    char error[CALL_WHY];
     if (!webhook_wanted(hook)) {
         json_null(out, "webhook");
         return;
     }
     json_open(out, "webhook", '{');
-    json_text(out, "url", hook->url.origin);
+    json_text(out, "url", hook->caller.url.origin);
     json_uint(out, "pending", pending);
     json_uint(out, "delivered", atomic_load(&counters->webhook_deliveries));
     json_uint(out, "failures", atomic_load(&counters->webhook_failures));
@@ -25243,7 +27120,7 @@ static void api_totals(struct server *server, struct instant now, struct totals 
     store_stats(server->store, &t->store);
 }
 
-/* ==== 63. API: state of the server ==============================================================
+/* ==== 66. API: state of the server ==============================================================
  * /admin/stats, streams of events, history, health, and the files of web/. Nothing here changes
  * anything but api_events and api_admin_events, which hand their connection to the hub. */
 
@@ -25379,6 +27256,31 @@ static void stats_write_cluster(struct buffer *out, struct server *server, struc
     free(c.rows);
 }
 
+/* [worker] Appends the member "acme" of the stats, or that there is none. */
+static void stats_write_acme(struct buffer *out, struct server *server)
+{
+    struct acme *acme = &server->acme;
+    char error[CALL_WHY];
+    if (!acme_wanted(acme)) {
+        json_null(out, "acme");
+        return;
+    }
+    lock_take(&acme->lock, RANK_ACME);
+    int64_t renew_at = acme->renew_at, since = acme->failing_since;
+    memcpy(error, acme->last_error, sizeof error);
+    lock_give(&acme->lock, RANK_ACME);
+    json_open(out, "acme", '{');
+    json_text(out, "server", server->options.acme_server);
+    json_open(out, "names", '[');
+    for (size_t i = 0; i < server->options.acme.count; i++)
+        json_text(out, NULL, server->options.acme.at[i]);
+    json_close(out, ']');
+    json_time(out, "renew_at", renew_at, renew_at > 0);
+    json_time(out, "failing_since", since, since > 0);
+    json_text_or_null(out, "last_error", error);
+    json_close(out, '}');
+}
+
 /* [worker] Appends the member "store" of the stats. */
 static void stats_write_store(struct buffer *out, const struct store_stats *store)
 {
@@ -25444,6 +27346,7 @@ static enum error api_stats(struct server *server, const struct http_request *re
     json_open(out, "certificates", '[');
     if (server->options.tls_listen.count) tls_write_certificates(out, &server->tls);
     json_close(out, ']');
+    stats_write_acme(out, server);
     stats_write_webhook(out, server, t.store.outbox);
     if (server->clustered) stats_write_cluster(out, server, request->now);
     stats_write_limits(out, &server->options);
@@ -25666,16 +27569,37 @@ static enum error api_asset(struct server *server, const struct http_request *re
     return ERROR_NONE;
 }
 
+/* [worker] GET /.well-known/acme-challenge/TOKEN on --redirect-listen: what a server that signs
+ * certificates wants to see there (RFC 8555 section 8.3), of our own order or below --acme-webroot.
+ */
+static enum error api_challenge(struct server *server, const char *token,
+                                struct http_response *response)
+{
+    struct buffer *out = &response->body;
+    fail(WHY(response->detail), "no challenge of this name is under way");
+    if (!acme_answer_challenge(&server->acme, token, out) &&
+        !acme_read_webroot(&server->options, token, out))
+        return ERROR_NOT_FOUND;
+    response->status = 200;
+    response->type = "application/octet-stream";
+    return ERROR_NONE;
+}
+
 /* [worker] Any request to --redirect-listen: 308 to the same target over TLS (RFC 9110 section
  * 15.4.9), on the host that was asked for, which has to be one that a browser can write: nothing
  * else of a stranger's goes into a Location. */
 static enum error api_redirect(struct server *server, const struct http_request *request,
                                struct http_response *response)
 {
+    static const char challenge[] = "/.well-known/acme-challenge/";
     const struct seam_request *raw = request->raw;
     const char *header = "";
     char host[ORIGIN_MAX];
     int64_t asked;
+    if ((acme_wanted(&server->acme) || *server->options.acme_webroot) &&
+        !strncmp(raw->target, challenge, sizeof challenge - 1) &&
+        (!strcmp(raw->method, "GET") || !strcmp(raw->method, "HEAD")))
+        return api_challenge(server, raw->target + sizeof challenge - 1, response);
     fail(WHY(response->detail), "name the host in a Host header");
     if (request_header(raw, "Host", &header) != 1 || !host_parse(header, host, &asked) ||
         !host_is_web(host))
@@ -25694,7 +27618,7 @@ static enum error api_redirect(struct server *server, const struct http_request 
     return ERROR_NONE;
 }
 
-/* ==== 64. API: metrics ==========================================================================
+/* ==== 67. API: metrics ==========================================================================
  * What is measured, by the tables of Counters: /metrics for Prometheus, and the log for whoever has
  * a shell and sends SIGUSR2. Nothing here changes anything. */
 
@@ -25704,7 +27628,7 @@ static void metrics_head(struct buffer *out, const char *metric, const char *hel
     buffer_print(out, "# HELP %s %s\n# TYPE %s %s\n", metric, help, metric, type);
 }
 
-/* Appends one gauge of a cluster in Prometheus' text format. */
+/* Appends one gauge that not every server has, in Prometheus' text format. */
 static void metrics_gauge(struct buffer *out, const char *name, const char *help, int64_t value)
 {
     buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s gauge\n", name, help, name);
@@ -25910,6 +27834,11 @@ static enum error api_metrics(struct server *server, const struct http_request *
     metrics_counter(out, metric, help, atomic_load(&server->counters.field));
     COUNTER_TABLE(X)
 #undef X
+    if (acme_wanted(&server->acme))
+        metrics_gauge(
+            out, "acme_renewal_seconds",
+            "when --acme renews its certificate, seconds since 1970; 0: as soon as it can",
+            acme_renewal(&server->acme) / 1000);
     metrics_refusals(out, server);
     for (int i = 0; i < HISTOGRAM_COUNT; i++)
         metrics_histogram(out, &server->histograms[i], &HISTOGRAMS[i]);
@@ -25973,7 +27902,7 @@ static void server_tell(struct server *server)
     log_list_next(&list, NULL);
 }
 
-/* ==== 65. API: who may ==========================================================================
+/* ==== 68. API: who may ==========================================================================
  * Tokens, passwords and logins of admins: who may send a request. Every route names whom it is for
  * (enum access), and api_answer or upgrade_request ask here before anything else is done.
  *
@@ -26380,7 +28309,7 @@ static enum error api_options(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* ==== 66. Routes ================================================================================
+/* ==== 69. Routes ================================================================================
  * Every path, and the way of a request from it to its answer:
  *
  *     seam_request (CivetWeb)       request_admit: its host, its client, whose page sent it
@@ -26512,7 +28441,7 @@ static void api_answer(struct server *server, const struct route *route, enum er
     if (response->status >= 400) count_one(&server->counters.request_errors);
 }
 
-/* ==== 67. CivetWeb ==============================================================================
+/* ==== 70. CivetWeb ==============================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the
  * connection, an upgrade becomes a grant for the hub. All of it is a worker's. CivetWeb parses and
  * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. For one
@@ -26977,7 +28906,7 @@ static const struct seam_ops SEAM_OPS = {
     .no_memory = mem_die,
 };
 
-/* ==== 68. Sandbox and privileges ================================================================
+/* ==== 71. Sandbox and privileges ================================================================
  * After the start the process can reach its own files and sockets only: --user, which gives up
  * root, and Landlock (landlock(7)), which gives up files, ports and signals. Both are for good and
  * for every thread that starts later, so they come after the addresses are bound and before the
@@ -27095,10 +29024,23 @@ static void sandbox_allow_resolver(int ruleset)
 static void sandbox_allow_webhook(int ruleset, const struct webhook *hook)
 {
     if (!webhook_wanted(hook)) return;
-    sandbox_allow_port(ruleset, hook->url.port);
-    if (hook->url.secure) sandbox_allow_file(ruleset, hook->options->webhook_ca_file);
+    sandbox_allow_port(ruleset, hook->caller.url.port);
+    if (hook->caller.url.secure) sandbox_allow_file(ruleset, hook->options->webhook_ca_file);
     sandbox_allow_file(ruleset, hook->options->webhook_secret_file);
-    if (!hook->url.is_address) sandbox_allow_resolver(ruleset);
+    if (!hook->caller.url.is_address) sandbox_allow_resolver(ruleset);
+}
+
+/* [main] Allows what --acme needs: the port of its server, the file of certificates and the
+ * resolver; and what --acme-webroot serves, which is there with or without. Its own files are in
+ * --data. */
+static void sandbox_allow_acme(int ruleset, const struct options *options)
+{
+    struct call_url url;
+    if (*options->acme_webroot) sandbox_allow(ruleset, options->acme_webroot, LANDLOCK_FILES_READ);
+    if (!options->acme.count || !call_url_parse(options->acme_server, &url)) return;
+    sandbox_allow_port(ruleset, url.port);
+    if (url.secure) sandbox_allow_file(ruleset, options->acme_ca_file);
+    sandbox_allow_resolver(ruleset); /* its URLs may be on hosts of other names */
 }
 
 /* [main] Allows what the engine's thread needs: the file of certificates and the resolver. Its
@@ -27115,10 +29057,10 @@ static void sandbox_allow_engine(int ruleset, const struct engine *engine)
 
 /* [main] Takes from the process what it has no business with, for good and for all threads that
  * start later: files but those of --data and the directories of certificates, keys and passwords;
- * new TCP sockets but the webhook's and the engine's; signals to others. A hole in a parser then
- * reads no other file and calls nobody. As far as the kernel can: each version of Landlock knows
- * more rights, and asking for one that it does not know fails, so rights, size and fields go by its
- * version. server->landlock is what /metrics says of it. */
+ * new TCP sockets but the webhook's, the engine's and those of --acme; signals to others. A hole in
+ * a parser then reads no other file and calls nobody. As far as the kernel can: each version of
+ * Landlock knows more rights, and asking for one that it does not know fails, so rights, size and
+ * fields go by its version. server->landlock is what /metrics says of it. */
 static void server_enter_sandbox(struct server *server)
 {
     static const size_t lists[] = {
@@ -27157,6 +29099,7 @@ static void server_enter_sandbox(struct server *server)
     }
     if (*options->admin_password_file) sandbox_allow_file(ruleset, options->admin_password_file);
     sandbox_allow_webhook(ruleset, &server->webhook);
+    sandbox_allow_acme(ruleset, options);
     sandbox_allow_engine(ruleset, &server->engine);
     bool done = !syscall(SYS_landlock_restrict_self, ruleset, 0);
     if (done) server->landlock = abi;
@@ -27165,7 +29108,7 @@ static void server_enter_sandbox(struct server *server)
              done ? "sandboxed by Landlock, version %ld" : "Landlock, version %ld, refuses", abi);
 }
 
-/* ==== 69. Addresses to serve on =================================================================
+/* ==== 72. Addresses to serve on =================================================================
  * The listening sockets: which there are, whether they may be without keys for tokens, and where
  * they come from. Either the options name addresses, or a service manager passes sockets, which it
  * keeps when this process ends: then a new binary takes over, and nobody who connects in between is
@@ -27348,7 +29291,7 @@ static bool server_listen(struct server *server, struct why why)
     return true;
 }
 
-/* ==== 70. Start =================================================================================
+/* ==== 73. Start =================================================================================
  * From options to a server that answers, and back: limits, files, threads, signals, an ordered
  * stop. All on main, which owns the certificates, keys and secrets that it replaces on a reload.
  * Nothing here is for a client. Exit status: 0 fine, 1 failed at run time, 2 wrong usage or
@@ -27397,12 +29340,6 @@ static bool server_set_limits(struct server *server, struct why why)
                 most, asked);
 }
 
-static void own_pair_paths(const struct options *options, char cert[PATH_MAX], char key[PATH_MAX])
-{
-    snprintf(cert, PATH_MAX, "%s/tls-cert.pem", options->data);
-    snprintf(key, PATH_MAX, "%s/tls-key.pem", options->data);
-}
-
 /* [main] Reads the certificates that the options name and has new connections use them. False with
  * the reason in why, and the old ones in use. A certificate outside its time takes the place of
  * none that is good: it is taken only where nothing better is, at the start above all, and the log
@@ -27413,7 +29350,7 @@ static bool server_read_certificates(struct server *server, struct why why)
     struct option_list certs = options->tls_cert, keys = options->tls_key;
     char cert[PATH_MAX], key[PATH_MAX], *own_cert = cert, *own_key = key;
     if (!certs.count) { /* --tls-self-signed */
-        own_pair_paths(options, cert, key);
+        tls_own_paths(options->data, cert, key);
         certs = (struct option_list){&own_cert, 1};
         keys = (struct option_list){&own_key, 1};
     }
@@ -27492,8 +29429,14 @@ static bool server_check_tls(struct server *server, struct why why)
         problem = "--redirect-listen: there is no --tls-listen to send clients to; add one";
     else if (keys->count && keys->count != certs->count)
         problem = "--tls-key: give one for each --tls-cert, in the same order, or none at all";
-    else if (options->tls_listen.count && !certs->count && !options->tls_self_signed)
-        problem = "--tls-listen: needs --tls-cert and --tls-key, or --tls-self-signed";
+    else if (options->acme.count && !options->tls_listen.count)
+        problem = "--acme: there is no --tls-listen to serve the certificate on; add one";
+    else if (options->acme.count && (certs->count || keys->count || options->tls_self_signed))
+        problem = "--acme: there is a --tls-cert, --tls-key or --tls-self-signed already; give one"
+                  " of them";
+    else if (options->tls_listen.count && !certs->count && !options->tls_self_signed &&
+             !options->acme.count)
+        problem = "--tls-listen: needs --tls-cert and --tls-key, --acme, or --tls-self-signed";
     else if (certs->count && options->tls_self_signed)
         problem = "--tls-self-signed: there is a --tls-cert already; give one of the two";
     /* Without certificates there is nothing to read yet: --tls-self-signed makes one later. */
@@ -27501,13 +29444,23 @@ static bool server_check_tls(struct server *server, struct why why)
     return !problem && (!certs->count || server_read_certificates(server, why));
 }
 
-/* [main] Makes the certificate of --tls-self-signed, for the addresses that are bound: it comes
- * behind server_listen, for port 0 and names, and behind the store, whose directory it goes to. */
+/* [main] Makes the certificate of --tls-self-signed, or of --acme as long as there is no other, for
+ * the addresses that are bound: it comes behind server_listen, for port 0 and names, and behind the
+ * store, whose directory it goes to. */
 static bool server_sign_itself(struct server *server, struct why why)
 {
     const struct options *options = &server->options;
+    struct acme *acme = &server->acme;
     char cert[PATH_MAX], key[PATH_MAX];
-    if (!options->tls_self_signed || !options->tls_listen.count) return true;
+    if (!(options->tls_self_signed || acme_wanted(acme)) || !options->tls_listen.count) return true;
+    acme->log = &server->log;
+    acme->counters = &server->counters;
+    acme->tls = &server->tls;
+    if (acme_wanted(acme)) {
+        server->tls.option = "acme";
+        if (!acme_begin(acme, why)) return false;
+        if (acme->got) return true;
+    }
     struct sockaddr_storage *addresses =
         mem_new((server->listen_socket_count + 2) * sizeof *addresses);
     socklen_t len;
@@ -27517,9 +29470,10 @@ static bool server_sign_itself(struct server *server, struct why why)
     for (size_t i = 0; i < server->listen_socket_count; i++)
         if (server->listen_sockets[i].kind == LISTEN_TLS)
             addresses[count++] = server->listen_sockets[i].address;
-    own_pair_paths(options, cert, key);
+    tls_own_paths(options->data, cert, key);
     bool good =
-        tls_self_make(cert, key, addresses, count, why) && server_read_certificates(server, why);
+        tls_self_make(cert, key, addresses, count, why) &&
+        (acme_wanted(acme) ? acme_use_own(acme, why) : server_read_certificates(server, why));
     free(addresses);
     return good;
 }
@@ -27632,7 +29586,7 @@ static bool server_start_webhook(struct server *server)
     hook->store = server->store;
     hook->hub = &server->hub.loop;
     hook->clustered = server->clustered;
-    hook->running = hook->wake >= 0 && thread_start(&hook->thread, webhook_run, hook);
+    hook->running = hook->caller.wake >= 0 && thread_start(&hook->thread, webhook_run, hook);
     return hook->running;
 }
 
@@ -27707,7 +29661,7 @@ static bool server_start(struct server *server, struct why why)
     if (!server_sign_itself(server, why)) return false;
     server_enter_sandbox(server);
     if (!server_probe_engine(server, why)) return false;
-    server->webhook.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    server->webhook.caller.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     struct instant started = server->started;
     server->clustered = engine_wanted(&server->engine);
     presence_init(&server->presence, options->grace, options->threshold,
@@ -27719,6 +29673,7 @@ static bool server_start(struct server *server, struct why why)
     if (!hub_init(server, server->started) || !listener_init(server, server->started))
         return fail(why, "cannot start: %s", strerror(errno));
     if (!server_start_webhook(server)) return server_lacks_thread(why, "thread of --webhook-url");
+    if (!acme_start(&server->acme)) return server_lacks_thread(why, "thread of --acme");
     if (engine_wanted(&server->engine) &&
         !engine_start(&server->engine, &server->hub.loop, hub_engine_told))
         return server_lacks_thread(why, "thread of --cluster");
@@ -27805,7 +29760,8 @@ static void server_reload(struct server *server, bool keys)
     if (good && webhook_read_secret(&server->webhook, false, WHY(err)))
         log_line(log, LOG_INFO, "the webhook's secret read again");
     else if (good) log_line(log, LOG_ERROR, "%s; the old secret stays in use", err);
-    if (!server->options.tls_listen.count) return;
+    acme_look_again(&server->acme);
+    if (!server->options.tls_listen.count || acme_wanted(&server->acme)) return;
     if (server_read_certificates(server, WHY(err))) {
         count_one(&server->counters.tls_reloads);
         log_line(&server->log, LOG_INFO, "certificates read again");
@@ -27884,6 +29840,7 @@ static bool server_stop(struct server *server)
     server->ask_by = clock_mono_ms() + LISTENER_LAST_MS;
     atomic_store(&server->stopping, true);
     webhook_stop(&server->webhook);
+    acme_stop(&server->acme);
     if (server->seam) {
         loop_submit(&server->listener.loop, &shut);
         if (server->hub.running) {
@@ -27896,7 +29853,8 @@ static bool server_stop(struct server *server)
     job_queue_stop(&server->listener.handshakes);
     job_queue_stop(&server->hub.reader); /* the hub, which is told of each read, still runs */
     webhook_wait(&server->webhook);      /* before the last batch, which has how far it came */
-    engine_stop(&server->engine);        /* the hub, which it tells, still runs */
+    acme_wait(&server->acme);
+    engine_stop(&server->engine); /* the hub, which it tells, still runs */
     if (server->hub.running) {
         loop_submit(&server->hub.loop, &end);
         pthread_join(server->hub.thread, NULL);
@@ -27949,7 +29907,7 @@ static int server_serve(struct server *server)
     return complain(1, "the last changes could not be written to %s", server->options.data);
 }
 
-/* ==== 71. Main ==================================================================================
+/* ==== 74. Main ==================================================================================
  * Commands that do one thing and end, and main, which reads the options and chooses. A command
  * writes what it was asked for to stdout, and one line to stderr if it fails. */
 
@@ -28228,12 +30186,14 @@ static int run_command(struct server *server, const struct command_line *line)
            server_read_secrets(server, true, WHY(err)) &&
            server_check_user(&server->options, WHY(err)) && server_check_tls(server, WHY(err)) &&
            webhook_init(&server->webhook, &server->options, WHY(err)) &&
+           acme_init(&server->acme, &server->options, WHY(err)) &&
            engine_init(&server->engine, &server->options, &server->log, WHY(err));
     int status = !good ? complain(2, "%s", err) : 0;
     if (good) options_warn(&server->options, &server->log);
     if (good && line->command == COMMAND_CHECK_CONFIG) puts("configuration ok");
     else if (good) status = server_serve(server);
     if (server->webhook.options) webhook_free(&server->webhook);
+    if (server->acme.options) acme_free(&server->acme);
     if (server->engine.options) engine_free(&server->engine);
     secrets_drop(server->secrets);
     session_keys_free(&server->sessions);

@@ -133,7 +133,7 @@ functions() {
 # The first section that knows threads: a comment of a longer function there says who may call it,
 # in brackets: "[hub]", "[hub; table_lock]", "[listener, worker]"; "[owner]" has the connection.
 FIRST_THREADED='Event loop'
-TAGS='hub|worker|writer|listener|reader|main|any|webhook|engine|resolver|handshake|io|owner'
+TAGS='hub|worker|writer|listener|reader|main|any|webhook|acme|engine|resolver|handshake|io|owner'
 # A section is to have some 650 lines, and not more than these.
 SECTION_LINES=720
 

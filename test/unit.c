@@ -1,6 +1,7 @@
 /* Unit tests of presence.c under cmocka, a file for each section. */
 #include "unit/unit.h"
 
+#include "unit/acme.c"
 #include "unit/addresses.c"
 #include "unit/broadcast.c"
 #include "unit/certificates.c"
@@ -69,6 +70,7 @@ static const struct {
     {"http", HTTP_TESTS, COUNT_OF(HTTP_TESTS), false, NULL, NULL},
     {"certificates", CERTIFICATES_TESTS, COUNT_OF(CERTIFICATES_TESTS), true, NULL, NULL},
     {"webhooks", WEBHOOKS_TESTS, COUNT_OF(WEBHOOKS_TESTS), true, NULL, NULL},
+    {"acme", ACME_TESTS, COUNT_OF(ACME_TESTS), false, NULL, NULL},
     {"cluster", CLUSTER_TESTS, COUNT_OF(CLUSTER_TESTS), false, NULL, NULL},
     {"cluster_webhook", CLUSTER_WEBHOOK_TESTS, COUNT_OF(CLUSTER_WEBHOOK_TESTS), false, NULL, NULL},
     {"cluster_stats", CLUSTER_STATS_TESTS, COUNT_OF(CLUSTER_STATS_TESTS), false, NULL, NULL},

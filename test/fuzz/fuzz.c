@@ -13,11 +13,13 @@ int fuzz_clock_gettime(clockid_t clock, struct timespec *t);
 __attribute__((noreturn)) void fuzz_exit(int status);
 
 #define MBEDTLS_ALLOW_PRIVATE_ACCESS /* fuzz_tls.c */
+#define mbedtls_pk_sign fuzz_pk_sign /* fuzz_acme.c */
 #define clock_gettime(clock, t) fuzz_clock_gettime(clock, t)
 #define _exit(status) fuzz_exit(status)
 #define main presence_main
 #include "../../presence.c"
 #undef main
+#undef mbedtls_pk_sign
 #undef clock_gettime
 #undef _exit
 
@@ -28,6 +30,7 @@ static bool fuzz_scenarios; /* inputs are lines, see fuzz_server.c */
 
 #include "../unit/pure.h"
 
+#include "fuzz_acme.c"
 #include "fuzz_cluster.c"
 #include "fuzz_frame.c"
 #include "fuzz_head.c"
@@ -40,6 +43,7 @@ static bool fuzz_scenarios; /* inputs are lines, see fuzz_server.c */
 #include "fuzz_uri.c"
 
 #define FUZZERS(X)                                                                                 \
+    X(acme)                                                                                        \
     X(cluster) X(frame) X(head) X(hosts) X(json) X(response) X(server) X(tls) X(token) X(uri)
 
 static void (*fuzz_chosen)(const uint8_t *data, size_t len);
@@ -49,7 +53,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     const char *name = getenv("FUZZER");
     (void)argc;
     (void)argv;
-#define X(known) if (name && !strcmp(name, #known)) fuzz_chosen = fuzz_##known;
+#define X(known)                                                                                   \
+    if (name && !strcmp(name, #known)) fuzz_chosen = fuzz_##known;
     FUZZERS(X)
 #undef X
     fuzz_scenarios = fuzz_chosen == fuzz_server;

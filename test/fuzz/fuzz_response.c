@@ -14,7 +14,7 @@ static void fuzz_heads(const uint8_t *data, size_t len, size_t cut)
                  first.length != once.length))
         abort();
     if (all > 0) {
-        if (once.size > len || once.size > WEBHOOK_HEAD_MAX || once.length < -1) abort();
+        if (once.size > len || once.size > CALL_HEAD_MAX || once.length < -1) abort();
         if (once.status < 100 || once.status > 999 || whole[once.size - 1] != '\n') abort();
         if (once.status < 200) fuzz_heads(data + once.size, len - once.size, 0);
     }
@@ -25,9 +25,9 @@ static void fuzz_heads(const uint8_t *data, size_t len, size_t cut)
 /* Reads a URL; what is accepted can be written into a request as it is. */
 static void fuzz_url(const uint8_t *data, size_t len)
 {
-    struct webhook_url url;
+    struct call_url url;
     char *text = mem_copy_text((const char *)data, len);
-    if (webhook_url_parse(text, &url)) {
+    if (call_url_parse(text, &url)) {
         if (*url.target != '/' || !url.port || !*url.host || !*url.authority) abort();
         for (const char *c = url.target; *c; c++)
             if (*c <= ' ' || *c >= 0x7f) abort();

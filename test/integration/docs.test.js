@@ -10,7 +10,7 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
 const { execFileSync } = require('node:child_process');
-const { test, start, startSecure, run, tempDir, connect, openEvents, request, get, heartbeat, passwordFile, login, startReceiver, until } = require('./lib');
+const { test, start, run, tempDir, connect, openEvents, request, get, heartbeat, passwordFile, login, startReceiver, until } = require('./lib');
 
 const root = path.join(__dirname, '../..');
 const read = (name) => fs.readFileSync(path.join(root, name), 'utf8');
@@ -142,7 +142,7 @@ const CONSTANTS = {
   SAMPLES_MAX: [/the first ([\d,]+) are kept and written later/, 1],
   STREAM_RETRY_MS: [/first says .Li retry: (\d+) /, 1],
   STREAM_SILENCE_MS: [/After (\d+) seconds of silence a comment/, 1000],
-  WEBHOOK_BODY_MAX: [/up to (\d+) KiB of it are read/, 1024],
+  CALL_BODY_MAX: [/up to (\d+) KiB of it are read/, 1024],
   WEBHOOK_LAST_MS: [/seconds and so on, (\d+) at most/, 1000],
   SEEN_FLUSH_MS: [/may be up to (\d+) seconds/, 1000],
 };
@@ -445,7 +445,7 @@ test('docs: each check notices a change', async () => {
 
 test('docs: every option is read from the environment', async () => {
   const all = options(read('presence.c'));
-  const words = { LIST: '127.0.0.1:1,[::1]:2', FILES: '/a,/b', ORIGINS: 'https://a.test,http://b.test:81', RANGES: '10.0.0.0/8,::1', FLAG: 'yes', TEXT: '/elsewhere', LEVEL: 'debug', FORMAT: 'json' };
+  const words = { LIST: '127.0.0.1:1,[::1]:2', FILES: '/a,/b', ORIGINS: 'https://a.test,http://b.test:81', RANGES: '10.0.0.0/8,::1', HOSTS: 'a.test,b.test', FLAG: 'yes', TEXT: '/elsewhere', LEVEL: 'debug', FORMAT: 'json' };
   const unit = { DURATION: 'ms' };
   const env = Object.fromEntries(all.map(({ type, name, max }) => (
     [`PRESENCE_${name.toUpperCase().replaceAll('-', '_')}`, words[type] || `${max}${unit[type] || ''}`])));
@@ -525,7 +525,8 @@ test('docs: /admin/stats and /metrics are in presence-protocol.7', async (t) => 
   const protocol = read('man/presence-protocol.7');
   const receiver = await startReceiver(t); // so that there is a member for it
   // A node whose engine is away has all that one has which is not.
-  const server = await startSecure(t, { args: [...receiver.args, '--cluster', 'redis://127.0.0.1:1/test'], allow: AWAY });
+  const acme = ['--tls-listen', '127.0.0.1:0', '--acme', 'a.example.com', '--acme-agree', '--acme-server', 'http://127.0.0.1:1/'];
+  const server = await start(t, { args: [...receiver.args, ...acme, '--cluster', 'redis://127.0.0.1:1/test'], listening: 1, allow: [...AWAY, /msg="acme: /] });
   const stats = (await request(server, 'GET', '/admin/stats')).json;
   const [, text] = items(section(protocol, 'ROUTES'), /^\.It Ic (\S+) Pa (\S+)$/gm).find(([match]) => match[2] === '/admin/stats');
   const said = new Set([...text.matchAll(/\bVa ([\w ,]+)/g)].flatMap((match) => match[1].split(/[ ,]+/)));

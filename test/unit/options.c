@@ -20,7 +20,7 @@ static void options_round_trip(void **unused)
     struct options first, second;
     char *text = NULL, err[WHY_MAX];
     size_t size = 0;
-    uint64_t seen = 0;
+    struct option_set seen = {0};
     options_init(&first);
     FILE *out = open_memstream(&text, &size);
     options_print(&first, out);

@@ -52,9 +52,9 @@ static void webhook_urls_are_read(void **state)
 {
     (void)state;
     for (size_t i = 0; i < sizeof WEBHOOK_URLS / sizeof *WEBHOOK_URLS; i++) {
-        struct webhook_url url;
+        struct call_url url;
         char *text = text_copy(WEBHOOK_URLS[i].text);
-        bool good = webhook_url_parse(text, &url);
+        bool good = call_url_parse(text, &url);
         if (good != !!WEBHOOK_URLS[i].origin) fail_msg("%s", text);
         if (good) {
             assert_string_equal(url.origin, WEBHOOK_URLS[i].origin);
@@ -72,16 +72,16 @@ static void webhook_urls_are_read(void **state)
 static void webhook_urls_have_a_longest(void **state)
 {
     (void)state;
-    struct webhook_url url;
+    struct call_url url;
     for (int over = 0; over < 2; over++) {
-        char *path = text_long("http://a/", 'x', WEBHOOK_URL_MAX - 1 + (size_t)over, "");
-        char *query = text_long("http://a?", 'x', WEBHOOK_URL_MAX - 1 + (size_t)over, "");
+        char *path = text_long("http://a/", 'x', CALL_URL_MAX - 1 + (size_t)over, "");
+        char *query = text_long("http://a?", 'x', CALL_URL_MAX - 1 + (size_t)over, "");
         char *host = text_long("http://", 'a', ORIGIN_MAX - 8 + (size_t)over, "/");
-        assert_int_equal(webhook_url_parse(path, &url), !over);
-        if (!over) assert_int_equal(strlen(url.target), WEBHOOK_URL_MAX);
-        assert_int_equal(webhook_url_parse(query, &url), !over);
-        if (!over) assert_int_equal(strlen(url.target), WEBHOOK_URL_MAX + 1);
-        assert_int_equal(webhook_url_parse(host, &url), !over);
+        assert_int_equal(call_url_parse(path, &url), !over);
+        if (!over) assert_int_equal(strlen(url.target), CALL_URL_MAX);
+        assert_int_equal(call_url_parse(query, &url), !over);
+        if (!over) assert_int_equal(strlen(url.target), CALL_URL_MAX + 1);
+        assert_int_equal(call_url_parse(host, &url), !over);
         free(path);
         free(query);
         free(host);
@@ -199,11 +199,11 @@ static void webhook_heads_have_a_longest(void **state)
     for (size_t over = 0; over < 2; over++) {
         struct response_head head = {0};
         char *text =
-            text_long(before, 'x', WEBHOOK_HEAD_MAX - sizeof before + 1 - 4 + over, "\r\n\r\n");
+            text_long(before, 'x', CALL_HEAD_MAX - sizeof before + 1 - 4 + over, "\r\n\r\n");
         size_t len = strlen(text);
-        assert_int_equal(len, WEBHOOK_HEAD_MAX + over);
+        assert_int_equal(len, CALL_HEAD_MAX + over);
         assert_int_equal(response_head_read(text, len, &head), over ? -1 : 1);
-        assert_int_equal(response_head_read(text, WEBHOOK_HEAD_MAX - 1, &head), 0);
+        assert_int_equal(response_head_read(text, CALL_HEAD_MAX - 1, &head), 0);
         free(text);
     }
 }

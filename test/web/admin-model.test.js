@@ -403,7 +403,7 @@ test('A01 no cell of the CSV is a formula, and every cell reads back', async () 
 });
 
 test('sizes, limits and certificates in words', async () => {
-  const { bytes, limitText, certificateText, count, plural } = await load('format.js');
+  const { bytes, limitText, certificateText, renewalText, count, plural } = await load('format.js');
   for (const [value, words] of [[0, '0 bytes'], [1023, '1023 bytes'], [1024, '1 KiB'],
     [999424, '976 KiB'], [67108864, '64 MiB'], [9437184, '9 MiB'], [1610612736, '1.5 GiB']]) {
     assert.equal(bytes(value), words);
@@ -426,6 +426,12 @@ test('sizes, limits and certificates in words', async () => {
   assert.deepEqual(certificateText('2026-12-07T12:00:00Z', now),
     { text: 'expires in 12 days, 7 Dec 12:00', state: 'warn' });
   assert.equal(certificateText('2027-02-07T12:00:00Z', now).state, 'good');
+  assert.equal(certificateText('2026-12-02T11:59:00Z', now).state, 'bad', 'from 7 days before its end');
+  assert.equal(certificateText('2026-12-02T11:59:00Z', now, { renew_at: '2026-11-30T12:00:00Z' }).state, 'good', 'a short one that is not due');
+  assert.equal(certificateText('2026-12-02T11:59:00Z', now, { renew_at: '2026-11-24T12:00:00Z' }).state, 'bad', 'one that was due');
+  assert.deepEqual(renewalText({ renew_at: null, failing_since: '2026-11-25T10:00:00Z', last_error: 'no\u202eanswer' }, now),
+    ['fails since 10:00: no<U+202E>answer', 'warn']);
+  assert.deepEqual(renewalText({ renew_at: null, failing_since: null, last_error: null }, now), ['as soon as it can be', 'good']);
 });
 
 test('the overview keeps peaks, and breaks where samples are missing', async () => {
@@ -439,13 +445,13 @@ test('the overview keeps peaks, and breaks where samples are missing', async () 
     [4, 4, 5, 20, 50, 100000, 100000]);
 });
 
-test('the two pages are at most 88 KiB, and name nothing elsewhere', () => {
+test('the two pages are at most 89 KiB, and name nothing elsewhere', () => {
   const web = path.resolve(__dirname, '../../web');
   const files = ['index.html', 'demo.js', 'demo.css', 'favicon.svg',
     ...fs.readdirSync(path.join(web, 'admin')).map((name) => `admin/${name}`)];
   const texts = files.map((name) => fs.readFileSync(path.join(web, name), 'utf8'));
   const size = texts.reduce((sum, text) => sum + Buffer.byteLength(text), 0);
-  assert.ok(size <= 88 * 1024, `${size} bytes`);
+  assert.ok(size <= 89 * 1024, `${size} bytes`);
   for (const text of texts) {
     assert.doesNotMatch(text.replaceAll('http://www.w3.org/2000/svg', ''), /https?:\/\//);
     assert.doesNotMatch(text, /innerHTML|insertAdjacentHTML|document\.write|\seval\(|style="|\son\w+="/);

@@ -119,11 +119,20 @@ export function csvUser(row) {
 }
 
 /** When a certificate ends, in words, and how good that is. */
-export function certificateText(notAfter, now) {
+export function certificateText(notAfter, now, acme = null) {
   const at = Date.parse(notAfter);
+  const days = (at - now) / 86400000;
   if (at <= now) return { text: `expired ${ago(now - at)}`, state: 'bad' };
+  // One that the server renews by itself, and not yet, is well however short its life is.
+  const well = days >= 21 || Date.parse(acme?.renew_at ?? '') > now;
   return { text: `expires in ${lasting(at - now)}, ${clock(at, now)}`,
-    state: at - now < 21 * 86400000 ? 'warn' : 'good' };
+    state: well ? 'good' : days < 7 ? 'bad' : 'warn' };
+}
+
+/** How it goes with the certificate that the server gets by itself: [text, state]. */
+export function renewalText({ renew_at: renewAt, failing_since: since, last_error: error }, now) {
+  if (error) return [`fails since ${clock(Date.parse(since), now)}: ${visible(error)}`, 'warn'];
+  return [renewAt ? clock(Date.parse(renewAt), now) : 'as soon as it can be', 'good'];
 }
 
 /** A limit of the server in words: a size, a number, or a time in milliseconds. */

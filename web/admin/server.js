@@ -4,11 +4,12 @@
 import { atServer } from './api.js';
 import { state } from './cluster.js';
 import { byId, facts, setText, ticker } from './dom.js';
-import { ago, bytes, certificateText, clock, count, lasting, limitText, visible }
+import { ago, bytes, certificateText, clock, count, lasting, limitText, renewalText,
+  visible }
   from './format.js';
 
 export function drawServer({ store, memory, connections, version, started_at: startedAt,
-  certificates = [], limits = {}, counters = {}, cluster }) {
+  certificates = [], limits = {}, counters = {}, cluster, acme }) {
   const now = atServer();
   const started = Date.parse(startedAt);
   const written = Date.parse(store.last_commit);
@@ -29,9 +30,9 @@ export function drawServer({ store, memory, connections, version, started_at: st
       ['Last write', written ? ticker((at) => ago(Math.max(0, at - written))) : 'never'],
     ],
     certificate: certificates.map(({ names, not_after: notAfter }) => {
-      const { text, state: how } = certificateText(notAfter, now);
+      const { text, state: how } = certificateText(notAfter, now, acme);
       return [names.map(visible).join(', '), state(how, text)];
-    }),
+    }).concat(acme ? [['Renewal', state(...renewalText(acme, now).reverse())]] : []),
     limit: Object.entries(limits).map(([name, value]) => [name, limitText(name, value)]),
     counter: [...Object.entries(counters), ...Object.entries(cluster?.counters ?? {})
       .map(([name, value]) => [`cluster ${name}`, value])]

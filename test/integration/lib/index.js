@@ -46,6 +46,7 @@ module.exports = {
   ...require('./browser'),
   ...require('./events'),
   ...require('./receiver'),
+  ...require('./fake-acme'),
   ...require('./real-engine'),
   ...require('./engine'),
   ...require('./watch'),
