@@ -7,6 +7,7 @@ const {
   connect,
   del,
   presence,
+  json,
   until,
   within,
   slow,
@@ -46,6 +47,24 @@ test('a kick does not wait for a client that never answers', async (t) => {
   });
   assert.equal(await silent.closeCode(), 4403);
   await until('the server to let go', () => silent.ended);
+});
+
+test('who was kicked has the session on the timeline at once, long before the store has it', async (t) => {
+  const server = await start(t, { args: ['--sync-interval', '1m', '--grace', '0'] });
+  const timeline = async () => (await json(server, '/admin/users/u/sessions')).sessions;
+  await connect(server, 'u');
+  const [{ from }] = await timeline();
+  await del(server, '/admin/users/u/connections');
+  const ended = await timeline();
+  assert.deepEqual(ended.map((one) => [one.from, one.reason]), [[from, 'kicked']]);
+  assert.ok(ended[0].to >= from);
+  assert.equal((await json(server, '/admin/users/u')).sessions, 0, 'the store has none');
+  const again = await connect(server, 'u');
+  await again.close();
+  const last = await timeline();
+  assert.equal(last[0].reason, 'closed');
+  await connect(server, 'v'); // who never left has one under way, and who is only followed none
+  assert.equal((await json(server, '/admin/users/v/sessions')).sessions.length, 1);
 });
 
 test('kicking a known user without connections closes nothing', async (t) => {

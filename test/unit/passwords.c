@@ -214,11 +214,57 @@ static void sessions_are_revoked(void **unused)
     session_keys_free(&keys);
 }
 
+/* The file of sessions has those that were ended, and no more than twice those that still count;
+ * what is read back is what was written. */
+static void sessions_are_kept_in_a_file(void **unused)
+{
+    (void)unused;
+    enum { ROUNDS = 3 * SESSION_FILE_SLACK };
+    char dir[] = "/tmp/presence-sessions-XXXXXX", path[64], err[WHY_MAX];
+    struct password password = {.iterations = 1};
+    struct session_keys keys, again;
+    struct buffer lasting = {0}, last = {0};
+    struct stat info;
+    int64_t expires;
+    must(mkdtemp(dir) != NULL);
+    session_keys_init(&keys);
+    assert_true(session_keys_open(&keys, dir, &password, TEST_WALL, WHY(err)));
+    session_mint(&keys, TEST_WALL, 1 << 30, &lasting, &expires);
+    for (int i = 0; i < ROUNDS; i++) { /* each has run out when the next one is ended */
+        int64_t now = TEST_WALL + i * 10;
+        buffer_free(&last);
+        session_mint(&keys, now, 5, &last, &expires);
+        assert_true(session_revoke(&keys, (struct span){last.at, last.len}, now));
+        assert_true(keys.noted <= 2 * keys.revoked_count + SESSION_FILE_SLACK + 1);
+    }
+    snprintf(path, sizeof path, "%s/admin-sessions", dir);
+    assert_false(stat(path, &info));
+    assert_int_equal(info.st_size, SESSION_FILE_HEAD + keys.noted * SESSION_PAYLOAD);
+    int64_t now = TEST_WALL + (ROUNDS - 1) * 10;
+    session_keys_init(&again);
+    assert_true(session_keys_open(&again, dir, &password, now, WHY(err)));
+    assert_int_equal(again.revoked_count, 1);
+    assert_true(session_check(&again, (struct span){lasting.at, lasting.len}, now, &expires));
+    assert_false(session_check(&again, (struct span){last.at, last.len}, now, &expires));
+    session_keys_free(&again);
+    password.iterations = 2; /* another password */
+    session_keys_init(&again);
+    assert_true(session_keys_open(&again, dir, &password, now, WHY(err)));
+    assert_false(session_check(&again, (struct span){lasting.at, lasting.len}, now, &expires));
+    session_keys_free(&again);
+    session_keys_free(&keys);
+    buffer_free(&lasting);
+    buffer_free(&last);
+    unlink(path);
+    rmdir(dir);
+}
+
 static const struct CMUnitTest PASSWORDS_TESTS[] = {
     cmocka_unit_test(password_vector),
     cmocka_unit_test(password_round_trip),
     cmocka_unit_test(password_files_are_read),
     cmocka_unit_test(sessions_end),
     cmocka_unit_test(sessions_cannot_be_changed),
+    cmocka_unit_test(sessions_are_kept_in_a_file),
     cmocka_unit_test(sessions_are_revoked),
 };
