@@ -25558,6 +25558,8 @@ static enum error api_login_state(struct server *server, const struct http_reque
     json_begin(out);
     json_bool(out, "authenticated", !error);
     json_time(out, "expires_at", token.expires_ms, !error && asked.token);
+    json_bool(out, "password",
+              *server->options.admin_password_file); /* is there one to log in with */
     json_close(out, '}');
     token_free(&token);
     return ERROR_NONE;

@@ -58,7 +58,7 @@ test('login by JSON and by form gives a session for cookie and Bearer', async (t
   const password = 'cörrect horse &=+%20 battery"\\';
   const server = await startSecure(t, { args: [...passwordFile(t, password).args, '--admin-session', '1h'] });
   assert.equal(await opens(server, {}, 'nothing'), false);
-  assert.deepEqual(await json(server, '/admin/login'), { authenticated: false, expires_at: null });
+  assert.deepEqual(await json(server, '/admin/login'), { authenticated: false, expires_at: null, password: true });
   const form = new URLSearchParams({ password }).toString();
   for (const target of [server, server.secure]) {
     for (const options of [
