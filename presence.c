@@ -5572,95 +5572,157 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
     return store_finish_read(st, txn, rc) ? n : -1;
 }
 
-/* Is shown a user who is not online, with the session that began last, or NULL; false: enough.
- */
-typedef bool store_visit_leaver(void *context, struct span id, const struct user_record *user,
-                                const struct session_record *ended);
-
-/* A user who is not online, copied out of a transaction. */
-struct store_leaver {
-    struct seen_place place;
-    struct user_record user;
-    bool has_session;
-    struct session_record ended; /* the one that began last */
+/* How far a walk over those who left since a moment has come: those who are online again first, in
+ * the order of their ids, then those who are not, in that of last_seen. */
+struct left_place {
+    int64_t since; /* wall ms */
+    bool offline;  /* the first are done */
+    struct seen_place at;
 };
 
-/* Copies the user at a place of `seen`, with a cursor of `sessions`: 0, or what went wrong.
- * MDB_NOTFOUND: no such user is offline. No batch of ours leaves such a place. */
-static int store_copy_leaver(struct store *st, MDB_txn *txn, MDB_cursor *sessions,
-                             const struct seen_place *place, struct store_leaver *out)
+/* Is shown a user with the sessions that ended since, the latest first; false: enough. */
+typedef bool store_visit_leaver(void *context, struct span id, const struct user_record *user,
+                                const struct session_record *sessions, size_t count);
+
+/* A user who left, copied out of a transaction. */
+struct store_leaver {
+    struct left_place place;
+    struct user_record user;
+    size_t sessions; /* how many of those that were found are theirs */
+};
+
+/* What one transaction found of them. */
+struct leavers_found {
+    struct store_leaver *users;
+    int count;
+    struct buffer sessions; /* struct session_record, those of the first user first */
+};
+
+/* Copies the sessions of a user that ended since, with a cursor of `sessions`. */
+static int store_copy_ended(MDB_cursor *cursor, struct span id, int64_t since,
+                            struct leavers_found *out, size_t *count)
 {
-    struct span id = {place->id, place->id_len}, owner;
     MDB_val key, value;
-    *out = (struct store_leaver){.place = *place};
-    int rc = store_find_user(st, txn, id, &out->user);
-    if (rc || out->user.open) return rc ? rc : MDB_NOTFOUND;
-    rc = store_find_session(sessions, id, INT64_MAX, &key, &value);
-    if (!rc && !store_read_session(key, value, &owner, &out->ended)) rc = MDB_CORRUPTED;
-    out->has_session = !rc && !bytes_compare(owner.at, owner.len, id.at, id.len);
+    int rc = store_find_session(cursor, id, INT64_MAX, &key, &value);
+    *count = 0;
+    for (; !rc; rc = mdb_cursor_get(cursor, &key, &value, MDB_PREV)) {
+        struct session_record session;
+        struct span owner;
+        if (!store_read_session(key, value, &owner, &session)) return MDB_CORRUPTED;
+        if (bytes_compare(owner.at, owner.len, id.at, id.len) || session.to < since) return 0;
+        buffer_add(&out->sessions, &session, sizeof session);
+        ++*count;
+    }
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-/* Copies the users at the next STORE_CHUNK places behind one, which becomes the last of them; a
- * place without its user is passed over. *count is how many, *at_end that there are no more places.
- * 0 or what went wrong. */
-static int store_copy_leavers(struct store *st, MDB_txn *txn, struct seen_place *place,
-                              struct store_leaver *out, int *count, bool *at_end)
+/* Copies the user at a place, if they left: 0, or what went wrong. MDB_NOTFOUND: they did not, or
+ * it is a place of `seen` without its user, as no batch of ours leaves one. */
+static int store_copy_leaver(struct store *st, MDB_txn *txn, MDB_cursor *sessions,
+                             const struct left_place *place, struct leavers_found *out)
 {
-    MDB_cursor *seen, *sessions;
+    struct span id = {place->at.id, place->at.id_len};
+    struct store_leaver *one = &out->users[out->count];
+    *one = (struct store_leaver){.place = *place};
+    int rc = store_find_user(st, txn, id, &one->user);
+    if (rc || one->user.open == place->offline) return rc ? rc : MDB_NOTFOUND;
+    rc = store_copy_ended(sessions, id, place->since, out, &one->sessions);
+    if (!rc && !place->offline && !one->sessions) return MDB_NOTFOUND;
+    out->count += !rc;
+    return rc;
+}
+
+/* Moves a cursor of `open`, or of `seen`, to the first place behind one. An LMDB code. */
+static int store_find_left(MDB_cursor *cursor, const struct left_place *place, MDB_val *key,
+                           MDB_val *value)
+{
+    struct span id = {place->at.id, place->at.id_len};
+    if (place->offline) return store_find_seen(cursor, &place->at, false, key, value);
+    if (!id.len) return mdb_cursor_get(cursor, key, value, MDB_FIRST);
+    const MDB_val from = {id.len, (void *)(uintptr_t)id.at};
+    *key = from;
+    int rc = mdb_cursor_get(cursor, key, value, MDB_SET_RANGE);
+    bool same = !rc && !bytes_compare(key->mv_data, key->mv_size, id.at, id.len);
+    return same ? mdb_cursor_get(cursor, key, value, MDB_NEXT) : rc;
+}
+
+/* Reads the key of a place of the tree that a walk is in. */
+static bool store_read_left(MDB_val key, struct left_place *place)
+{
+    if (place->offline) return store_read_seen(key, &place->at);
+    if (!key.mv_size || key.mv_size > USER_ID_MAX) return false;
+    place->at.id_len = (uint8_t)key.mv_size;
+    memcpy(place->at.id, key.mv_data, key.mv_size);
+    return true;
+}
+
+/* Copies those who left at the next STORE_CHUNK places behind one, which becomes the last of them.
+ * *at_end: there are no more places. 0 or what went wrong. */
+static int store_copy_leavers(struct store *st, MDB_txn *txn, struct left_place *place,
+                              struct leavers_found *out, bool *at_end)
+{
+    MDB_cursor *cursor, *sessions;
     MDB_val key, value;
-    int rc = mdb_cursor_open(txn, st->seen, &seen);
+    int rc = mdb_cursor_open(txn, place->offline ? st->seen : st->open, &cursor);
     if (rc) return rc;
     rc = mdb_cursor_open(txn, st->sessions, &sessions);
     if (rc) {
-        mdb_cursor_close(seen);
+        mdb_cursor_close(cursor);
         return rc;
     }
-    rc = store_find_seen(seen, place, false, &key, &value);
+    rc = store_find_left(cursor, place, &key, &value);
     for (int i = 0; !rc && i < STORE_CHUNK; i++) {
-        if (!store_read_seen(key, place)) rc = MDB_CORRUPTED;
-        else rc = store_copy_leaver(st, txn, sessions, place, &out[*count]);
+        if (!store_read_left(key, place)) rc = MDB_CORRUPTED;
+        else rc = store_copy_leaver(st, txn, sessions, place, out);
         if (rc && rc != MDB_NOTFOUND) break;
-        if (!rc) ++*count;
-        rc = mdb_cursor_get(seen, &key, &value, MDB_NEXT);
+        rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
     }
     mdb_cursor_close(sessions);
-    mdb_cursor_close(seen);
-    *at_end = rc == MDB_NOTFOUND;
-    return *at_end ? 0 : rc;
+    mdb_cursor_close(cursor);
+    *at_end = rc == MDB_NOTFOUND && place->offline;
+    if (rc == MDB_NOTFOUND && !place->offline)
+        *place = (struct left_place){
+            .since = place->since, .offline = true, .at = {.last_seen = place->since}};
+    return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-/* Visits the users who are not online, in the order of last_seen: those behind a place, which is to
- * be {.last_seen = since} at first and is moved along, so that another call goes on there.
- * STORE_CHUNK a transaction, and none while visit runs. Who comes and leaves again meanwhile is
- * later in the order, so in the end nobody was missed who is not online then; they may have been
- * visited twice. Stops when visit says so, or at the end, and only then *at_end. False if a read
- * failed; what was visited until then was right. */
-static bool store_leavers(struct store *st, struct seen_place *place, store_visit_leaver *visit,
+/* Visits the users who left since a moment: all who are not online and were seen since, and those
+ * who are online again with a session that ended since. It goes on behind a place, which is to be
+ * {.since} at first and is moved along, so that another call goes on there. STORE_CHUNK a
+ * transaction, and none while visit runs. Who comes and leaves again meanwhile is later in the
+ * order, so in the end nobody was missed who is not online then; they may have been visited twice.
+ * Stops when visit says so, or at the end, and only then *at_end. False if a read failed; what was
+ * visited until then was right. */
+static bool store_leavers(struct store *st, struct left_place *place, store_visit_leaver *visit,
                           void *context, bool *at_end)
 {
-    struct store_leaver *found = mem_new(STORE_CHUNK * sizeof *found);
+    struct leavers_found found = {.users = mem_new(STORE_CHUNK * sizeof *found.users)};
     bool good = true, more = true;
     *at_end = false;
     while (good && more && !*at_end) {
-        struct seen_place scanned = *place;
-        int count = 0, i = 0;
+        struct left_place scanned = *place;
         MDB_txn *txn = store_begin_read(st);
+        int i = 0;
+        found.count = 0;
+        found.sessions.len = 0;
         good = txn != NULL;
         if (txn) {
-            int rc = store_copy_leavers(st, txn, &scanned, found, &count, at_end);
+            int rc = store_copy_leavers(st, txn, &scanned, &found, at_end);
             good = store_finish_read(st, txn, rc);
         }
-        while (good && more && i < count) {
-            const struct store_leaver *one = &found[i++];
-            more = visit(context, (struct span){one->place.id, one->place.id_len}, &one->user,
-                         one->has_session ? &one->ended : NULL);
+        const struct session_record *sessions = (const void *)found.sessions.at;
+        while (good && more && i < found.count) {
+            const struct store_leaver *one = &found.users[i++];
+            struct span id = {one->place.at.id, one->place.at.id_len};
+            more = visit(context, id, &one->user, sessions, one->sessions);
+            sessions += one->sessions;
             *place = one->place;
         }
         if (good && more) *place = scanned; /* also behind those that were passed over */
-        *at_end = *at_end && good && i == count;
+        *at_end = *at_end && good && i == found.count;
     }
-    free(found);
+    free(found.users);
+    buffer_free(&found.sessions);
     return good;
 }
 
@@ -5938,7 +6000,7 @@ struct store_op {
         STORE_CHANGE,
         STORE_DELIVERED,
         STORE_FORGET, /* changes of other epochs are given up */
-        STORE_LEAVER  /* its text is a struct session_record, or empty */
+        STORE_LEAVER
     } kind;
     uint8_t id_len;
     bool shared; /* a session: the cluster's, see store_batch_session */
@@ -6040,24 +6102,24 @@ static void store_batch_manual(struct store_batch *b, struct span id,
     b->manuals++;
 }
 
-/* Adds a user who is not online as another node of a cluster has them, with the session that began
- * last, or NULL. The later last_seen decides which record holds, this or the stored one; of both
- * counts the earlier first_seen, and the larger number of sessions, in which that session is. So it
- * does not matter how often, from how many nodes or in which order users are told. What a peer
- * says was decoded as records are, ids were looked at. */
+/* Adds a user as another node of a cluster has them, with sessions that ended. If that one is
+ * offline there (not open), the later last_seen decides which record holds, this or the stored one.
+ * In any case the earlier first_seen counts, and each session that was not stored yet; those before
+ * them are at least as many as the other node has. So it does not matter how often, from how many
+ * nodes or in which order users are told. What a peer says was decoded as records are, ids were
+ * looked at. */
 static void store_batch_leaver(struct store_batch *b, struct span id,
-                               const struct user_record *user, const struct session_record *ended)
+                               const struct user_record *user,
+                               const struct session_record *sessions, size_t count)
 {
     struct store_op op = {.kind = STORE_LEAVER, .id_len = (uint8_t)id.len, .as.user = *user};
     assert(id.len >= 1 && id.len <= USER_ID_MAX);
-    op.as.user.open = false;
     op.as.user.online_since = 0;
-    op.text_len = ended ? sizeof *ended : 0;
+    op.as.user.sessions -= (uint32_t)(count < user->sessions ? count : user->sessions);
     buffer_add(&b->ops, &op, sizeof op);
     buffer_add(&b->ops, id.at, id.len);
-    if (ended) buffer_add(&b->ops, ended, sizeof *ended);
     b->users++;
-    b->sessions += ended != NULL;
+    for (size_t i = 0; i < count; i++) store_batch_session(b, id, &sessions[i], true);
 }
 
 static size_t store_batch_count(const struct store_batch *b)
@@ -6238,14 +6300,41 @@ static int store_put_session(struct store *st, MDB_txn *txn, struct span id,
     return mdb_put(txn, st->sessions, &key, &value, flags);
 }
 
+/* True if of two endings of one session the first is the better known: the one that is later, or
+ * was not a node's that did not hear of it. Any two nodes must choose the same. */
+static bool session_known_better(const struct session_record *a, const struct session_record *b)
+{
+    bool a_lost = a->reason == REASON_NODE_LOST, b_lost = b->reason == REASON_NODE_LOST;
+    if (a->to != b->to) return a->to > b->to;
+    if (a_lost != b_lost) return b_lost;
+    if (a->reason != b->reason) return a->reason < b->reason;
+    return memcmp(a->address, b->address, sizeof a->address) > 0;
+}
+
+/* Puts a session of the cluster: a new one (0), or MDB_KEYEXIST if it was there, perhaps with
+ * another end. */
+static int store_put_shared(struct store *st, MDB_txn *txn, struct span id,
+                            const struct session_record *session)
+{
+    uint8_t name[STORE_KEY_MAX];
+    struct session_record was;
+    struct span owner;
+    MDB_val key = {store_session_key(id, session->from, name), name}, value;
+    int rc = mdb_get(txn, st->sessions, &key, &value);
+    if (rc == MDB_NOTFOUND) return store_put_session(st, txn, id, session, MDB_NOOVERWRITE);
+    if (rc) return rc;
+    if (!store_read_session(key, value, &owner, &was)) return MDB_CORRUPTED;
+    if (session_known_better(session, &was)) rc = store_put_session(st, txn, id, session, 0);
+    return rc ? rc : MDB_KEYEXIST;
+}
+
 /* Puts a session and counts it for its user, who is made if unknown; see store_batch_session. */
 static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
                                const struct session_record *session, bool shared)
 {
     struct user_record r, old;
-    int rc = shared ? store_put_session(st, txn, id, session, MDB_NOOVERWRITE) : 0;
-    if (rc == MDB_KEYEXIST) return store_put_session(st, txn, id, session, 0);
-    if (rc) return rc;
+    int rc = shared ? store_put_shared(st, txn, id, session) : 0;
+    if (rc) return rc == MDB_KEYEXIST ? 0 : rc;
     rc = store_find_user(st, txn, id, &r);
     bool known = !rc;
     if (rc == MDB_NOTFOUND)
@@ -6269,28 +6358,32 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
     return rc;
 }
 
-/* Merges a user as another node has them into what is stored, see store_batch_leaver. Who is online
+/* True if what another node has of a user who is offline there is the later of two. Who is online
  * here with the same last_seen has left: the node that was told of their end had nothing later. */
-static int store_apply_leaver(struct store *st, MDB_txn *txn, struct span id,
-                              const struct user_record *told, struct span ended)
+static bool store_is_later(const struct user_record *told, const struct user_record *old)
 {
-    struct user_record r = *told, old;
-    struct session_record session;
+    if (told->open) return false;
+    if (told->last_seen != old->last_seen) return told->last_seen > old->last_seen;
+    return old->open || (old->reason == REASON_NODE_LOST && told->reason != REASON_NODE_LOST);
+}
+
+/* Merges a user as another node has them into what is stored, see store_batch_leaver. */
+static int store_apply_leaver(struct store *st, MDB_txn *txn, struct span id,
+                              const struct user_record *told)
+{
+    struct user_record r, old;
     int rc = store_find_user(st, txn, id, &old);
-    bool known = !rc, later = true;
+    bool known = !rc, later = !known || store_is_later(told, &old);
     if (rc && rc != MDB_NOTFOUND) return rc;
+    r = later ? *told : old;
+    if (later) r.open = false;
     if (known) {
-        later = told->last_seen > old.last_seen || (told->last_seen == old.last_seen && old.open);
-        if (!later) r = old;
         bool earlier = told->first_seen && told->first_seen < old.first_seen;
         r.first_seen = earlier || !old.first_seen ? told->first_seen : old.first_seen;
         r.sessions = told->sessions > old.sessions ? told->sessions : old.sessions;
+        if (!later && r.first_seen == old.first_seen && r.sessions == old.sessions) return 0;
     }
-    bool moved = later || r.first_seen != old.first_seen || r.sessions != old.sessions;
-    rc = moved ? store_put_user(st, txn, id, &r, known ? &old : NULL) : 0;
-    if (rc || !ended.len) return rc;
-    memcpy(&session, ended.at, sizeof session); /* it is not aligned there */
-    return store_put_session(st, txn, id, &session, 0);
+    return store_put_user(st, txn, id, &r, known ? &old : NULL);
 }
 
 static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample *sample)
@@ -6439,7 +6532,7 @@ static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op 
         return store_put_change(st, txn, op->as.change.at, text, op->as.change.apart);
     case STORE_FORGET: return store_forget_changes(st, txn, op->as.epoch);
     case STORE_DELIVERED: return store_remove_changes(st, txn, op->as.through);
-    case STORE_LEAVER: return store_apply_leaver(st, txn, id, &op->as.user, text);
+    case STORE_LEAVER: return store_apply_leaver(st, txn, id, &op->as.user);
     case STORE_MANUAL: return store_put_manual(st, txn, id, &op->as.manual, text);
     }
     return EINVAL;
@@ -15864,16 +15957,18 @@ enum record_kind { RECORD_TABLE(X) };
 #undef X
 
 /* What a WANT asks for. */
-enum record_want { WANT_SNAPSHOT, WANT_CONNECTIONS };
+enum record_want { WANT_SNAPSHOT, WANT_CONNECTIONS, WANT_HISTORY };
 
 /* One record, as read or to be written. Spans point into the entry. */
 struct record {
     enum record_kind kind;
-    struct span id;   /* SAYS, SEEN, CACHED, ENDED, MANUAL, KICK, WANT of connections */
-    uint64_t about;   /* EVICT, CACHED, ENDED, ABSENT: an incarnation; WANT: a node not asked */
-    uint64_t node;    /* ABSENT: whose */
+    struct span id; /* SAYS, SEEN, CACHED, ENDED, MANUAL, KICK, WANT of connections */
+    uint64_t about; /* EVICT, CACHED, ENDED, ABSENT: an incarnation; WANT: a node not asked, or the
+                       * number of the question */
+    uint64_t node;  /* ABSENT: whose; WANT of history: of whom it is wanted */
     struct span name; /* HELLO: of the node */
-    bool whole;       /* HELLO, BEAT: it has a whole table; SAYS: a final end */
+    bool whole;       /* HELLO, BEAT: it has a whole table; SAYS: a final end; WANT of history: the
+                       * place is of those who are offline */
     bool hooks;       /* HELLO, BEAT: it keeps an outbox, and can post it */
     enum record_want want;
     uint64_t number;       /* BEAT, DELIVERED, WANT */
@@ -15884,9 +15979,10 @@ struct record {
     enum status status;    /* SAYS, CACHED, MANUAL */
     enum reason reason;    /* SAYS, ENDED, MANUAL */
     uint16_t connections;  /* SAYS */
-    int64_t since; /* SAYS, CACHED: wall; WANT: wall, leavers from here on are wanted; HELLO: wall,
+    int64_t since;  /* SAYS, CACHED: wall; WANT: wall, leavers from here on are wanted; HELLO: wall,
                     * when the writer last knew all */
-    int64_t last_seen;      /* SAYS, SEEN, CACHED, MANUAL: wall */
+    int64_t untold; /* HELLO: wall, since when its store may have what no other has; 0: never */
+    int64_t last_seen;      /* SAYS, SEEN, CACHED, MANUAL: wall; WANT of history: of the place */
     int64_t until, hidden;  /* MANUAL: wall; until 0 is for good */
     bool there;             /* MANUAL: false is nothing any more */
     struct span message;    /* MANUAL */
@@ -16026,6 +16122,7 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
         put_bytes(out, r->name);
         put_byte(out, (unsigned)r->whole | (unsigned)r->hooks << 1);
         put_time(out, time, r->since);
+        put_time(out, time, r->untold);
         break;
     case RECORD_SAYS:
         put_bytes(out, r->id);
@@ -16093,6 +16190,10 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
         put_fixed(out, r->about);
         put_time(out, time, r->since);
         put_bytes(out, r->id);
+        if (r->want != WANT_HISTORY) break;
+        put_fixed(out, r->node);
+        put_byte(out, r->whole);
+        put_time(out, time, r->last_seen);
         break;
     }
 }
@@ -16110,6 +16211,7 @@ static void record_read(struct taker *in, int64_t time, struct record *r)
         r->whole = byte & 1;
         r->hooks = byte >> 1 & 1;
         r->since = take_time(in, time);
+        r->untold = take_time(in, time);
         break;
     case RECORD_SAYS:
         r->id = take_id(in);
@@ -16180,12 +16282,16 @@ static void record_read(struct taker *in, int64_t time, struct record *r)
         break;
     case RECORD_DELIVERED: r->number = take_number(in); break;
     case RECORD_WANT:
-        r->want = (enum record_want)take_choice(in, WANT_CONNECTIONS);
+        r->want = (enum record_want)take_choice(in, WANT_HISTORY);
         r->number = take_number(in);
         r->about = take_fixed(in);
         r->since = take_time(in, time);
         r->id = take_bytes(in, 0, USER_ID_MAX);
         if (r->id.len && !user_id_valid(r->id)) in->bad = true;
+        if (r->want != WANT_HISTORY) break;
+        r->node = take_fixed(in);
+        r->whole = take_choice(in, 1);
+        r->last_seen = take_time(in, time);
         break;
     default: in->bad = true;
     }
@@ -16254,6 +16360,8 @@ struct incarnation {
     bool hooks;         /* it keeps an outbox, and can post it, */
     uint64_t kept;      /* which has all changes behind this number; UINT64_MAX: not known yet */
     int64_t since;      /* wall: when it last knew all, before this epoch */
+    bool wanted;        /* we want the history that its store has, */
+    int64_t wanted_of;  /* wall: of that time on */
     bool stated;
     bool evicted;
     unsigned feeds;     /* that are read at its node */
@@ -16719,7 +16827,14 @@ static void replica_session(struct replica *r, struct instant now, const struct 
                                 .offline_since = record->last_seen,
                                 .status = STATUS_OFFLINE,
                                 .reason = (uint8_t)record->reason};
-    store_batch_leaver(&r->shown->ended, record->id, &known, NULL);
+    store_batch_leaver(&r->shown->ended, record->id, &known, NULL, 0);
+}
+
+/* What the store of an incarnation's node has of a time is wanted, and of all that came later. */
+static void incarnation_want(struct incarnation *inc, int64_t since)
+{
+    inc->wanted_of = inc->wanted && inc->wanted_of < since ? inc->wanted_of : since;
+    inc->wanted = true;
 }
 
 /* An incarnation says hello: another one of the same node is over by that. */
@@ -16731,6 +16846,7 @@ static void replica_hello(struct replica *r, size_t holder, const struct record 
     inc->since = record->since;
     memcpy(inc->name, record->name.at, record->name.len);
     inc->name[record->name.len] = 0;
+    if (record->untold && inc->node != r->node) incarnation_want(inc, record->untold);
     for (size_t i = 0; i < r->count; i++)
         if (i != holder && r->incarnations[i]->node == inc->node && r->incarnations[i]->n)
             r->incarnations[i]->evicted = true;
@@ -16910,10 +17026,13 @@ enum {
     NODE_SESSIONS_BYTES = 8388608, /* of sessions that ended while we were alone */
     NODE_LEASE_MS = 4000,          /* who posts does so for as long after a beat that came back */
     NODE_DELIVERED_MS = 1000,      /* how often the log is told how far it came */
+    NODE_ANSWER_MS = 10000,        /* an answer that has not come by then is asked for again */
+    NODE_UNTOLD_MS = 60000,        /* settled for so long, all have asked what only we knew */
     NODE_WRITES = 64,              /* entries of contributions under way */
     PIECE_BYTES = 65536,           /* of a copy, */
     PIECE_LEAVERS_BYTES = 262144,
     PIECES_AHEAD = 32,        /* pieces that are not in the engine yet: then writing stops */
+    HISTORY_PIECES = 16,      /* answers to one node that are in the engine at a time */
     CHUNK_BYTES = 4 << 20,    /* a copy goes on in another snapshot then, */
     CHUNK_PIECES = 200,       /* or then: fewer than one XREAD takes */
     CHUNKS_AHEAD = 2,         /* snapshots of a copy that may be there at a time */
@@ -16929,6 +17048,13 @@ enum node_state {
 };
 static const char *const NODE_STATES[] = {"alone", "alone", "joining", "joining", "settled"};
 
+/* Who left is to be read of the store, for the copy that is written for this request or, if it has
+ * a number, for a question of another node. */
+struct leavers_wish {
+    uint64_t request, question;
+    struct left_place place; /* behind it */
+};
+
 /* Another node's wish for a copy of the table, and how far it was written. A copy is a row of
  * pieces in a row of snapshots, `request` and those behind it: its reader removes each that it has
  * read, and none is begun before the last but one is gone. So the engine never has much of it. */
@@ -16940,7 +17066,7 @@ struct donation {
     size_t chunk_pieces, chunk_bytes;
     size_t out;                        /* pieces that the engine does not have yet */
     bool begun, walked, reading, read; /* `reading`: the store is asked for who left */
-    struct seen_place place;           /* reading goes on behind it */
+    struct left_place place;           /* reading goes on behind it */
     uint8_t id_len;                    /* the walk goes on behind this user */
     char id[USER_ID_MAX];
 };
@@ -17021,10 +17147,9 @@ struct node {
     void *context;
     struct presence *shown; /* SHARED */
     uint32_t (*random)(void *context);
-    /* Has the store read who left, behind a place of `seen`: node_leavers_read follows. `first`:
-     * for the first time for this request, so that all who have left must be in the store. NULL:
-     * there is no store. */
-    void (*read_leavers)(void *context, uint64_t request, const struct seen_place *, bool first);
+    /* Has the store read who left: node_leavers_read follows. `first`: all who have left until now
+     * must be in the store. NULL: there is no store. */
+    void (*read_leavers)(void *context, const struct leavers_wish *, bool first);
     int64_t margin; /* ms: whose end may be known so much later than they were last seen */
 
     enum node_state state;
@@ -17090,6 +17215,16 @@ struct node {
     STAILQ_HEAD(, kept_entry) kept;
     size_t kept_bytes;
     STAILQ_HEAD(, donation) donations;
+
+    /* What other nodes' stores have of the time that we missed: asked of each, a piece at a time. */
+    uint64_t question;       /* under way; 0: none */
+    uint64_t questioned;     /* the incarnation that it was put to */
+    struct left_place place; /* the answer goes on behind it */
+    int64_t question_at;     /* mono */
+    unsigned history_pieces; /* that came into the snapshot of answers */
+    bool history_came;       /* some node has told all that it has */
+    int64_t untold;          /* wall: since when our store may have what no other has; 0: never */
+    int64_t settled_at;      /* mono */
 
     /* The webhook. */
     bool hooks;           /* we keep an outbox, and can post it */
@@ -17194,6 +17329,24 @@ static struct record node_contribution(const struct user *user)
     return r;
 }
 
+/* Keeps how a session ended that others do not know of, until they can be told. What is too much
+ * they ask for. */
+static void node_keep_session(struct node *node, struct span id, const struct session_record *ended,
+                              const uint8_t *address)
+{
+    if (node->sessions.len >= NODE_SESSIONS_BYTES) {
+        if (!node->untold) node->untold = node->knew > 0 ? node->knew : 1;
+        return;
+    }
+    record_write(&node->sessions, 0,
+                 &(struct record){.kind = RECORD_SESSION,
+                                  .id = id,
+                                  .reason = (enum reason)ended->reason,
+                                  .since = ended->from,
+                                  .last_seen = ended->to,
+                                  .address = address});
+}
+
 /* [hub] Applies a contribution of our own to the table that goes on by itself. */
 static void node_apply_alone(struct node *node, struct instant now, const struct record *record)
 {
@@ -17204,15 +17357,11 @@ static void node_apply_alone(struct node *node, struct instant now, const struct
     replica_hear(&node->before, now, INCARNATION_SELF, record);
     user = presence_find(node->shown, record->id);
     if (!since || record->state || (user && (user->state || user->unsure))) return;
-    /* The others do not know how it ended; what is too much they know as node_lost. */
-    if (node->sessions.len >= NODE_SESSIONS_BYTES) return;
-    record_write(&node->sessions, 0,
-                 &(struct record){.kind = RECORD_SESSION,
-                                  .id = record->id,
-                                  .reason = record->reason,
-                                  .since = since,
-                                  .last_seen = record->last_seen,
-                                  .address = record->address});
+    node_keep_session(node, record->id,
+                      &(struct session_record){.from = since,
+                                               .to = record->last_seen,
+                                               .reason = (uint8_t)record->reason},
+                      record->address);
 }
 
 /* Notes that a user is in the batch under way. */
@@ -17342,7 +17491,8 @@ static void node_hello(struct node *node, struct instant now, int64_t mono)
                            .name = span_of(node->name),
                            .whole = node_is_whole(node),
                            .hooks = node->hooks,
-                           .since = node->knew};
+                           .since = node->knew,
+                           .untold = node->untold};
     node_say(node, now, &hello);
     node->said_hello = true;
     node->beat_at = mono;
@@ -17978,62 +18128,102 @@ static void node_say_again(struct node *node, const struct user *shown)
         presence_mark_dirty(&node->own, own, DIRTY_STATE);
 }
 
+/* True if somebody else would tell how the session of a user ended who is not in the new epoch: a
+ * node that is there said that it had them. */
+static bool node_others_tell(const struct node *node, const struct user *user)
+{
+    for (const struct said *said = user->said; said; said = said->next)
+        if (said->holder >= INCARNATIONS_FIXED &&
+            !node_misses(node, node->before.incarnations[said->holder]->node))
+            return true;
+    return false;
+}
+
+/* A session ended while we did not hear of it, and perhaps nobody else knows: the store has it, and
+ * if we know more than others they are told, too. */
+static void node_end_unheard(struct node *node, const struct user *user,
+                             struct session_record ended, bool tell)
+{
+    if (ended.to < ended.from) ended.to = ended.from;
+    if (node->install_records)
+        store_batch_session(&node->shown->ended, user_id(user), &ended, true);
+    if (tell) node_keep_session(node, user_id(user), &ended, NULL);
+}
+
+/* [hub] Has what a user set by hand be as in the next table; false if it is so already. */
+static bool node_install_manual(struct presence *p, struct user *user, const struct user *from)
+{
+    struct manual *was = user_manual(user), *is = from ? user_manual(from) : NULL;
+    if (was ? is && manual_equal(was, is) : !is) return false;
+    if (is)
+        user_put_manual(p, user, (enum status)is->status, is->until, is->hidden,
+                        status_text_span(is->message));
+    else user_take_manual(p, user);
+    return true;
+}
+
+/* [hub] Has what is said of a user be as in the next table; true if they were seen later by that.
+ */
+static bool node_install_said(struct user *user, struct user *from)
+{
+    user_drop_said(user);
+    if (!from) return false;
+    user->said = from->said;
+    from->said = NULL;
+    if (from->state && user->state) user->online_since = from->online_since;
+    if (!from->state) user->reason = from->reason;
+    int64_t seen = atomic_load_explicit(&from->last_seen, memory_order_relaxed);
+    if (seen <= atomic_load_explicit(&user->last_seen, memory_order_relaxed)) return false;
+    atomic_store_explicit(&user->last_seen, seen, memory_order_relaxed);
+    return true;
+}
+
 /* [hub] Has a user of the shown table be as in the next one, where `from` is the same user, or
  * NULL. */
 static void node_install_user(struct node *node, struct instant now, struct user *user,
                               struct user *from)
 {
     struct presence *p = node->shown;
-    struct manual *was = user_manual(user), *is = from ? user_manual(from) : NULL;
-    bool offline = !user->state && from && !from->state, later = false;
-    bool guessed = user->unsure && !user->state;
-    int64_t since = user->online_since;
-    if (user->unsure && user->state) presence_mark_dirty(p, user, DIRTY_STATE);
+    bool guessed = user->unsure && !user->state, was = user->state;
+    bool offline = !was && from && !from->state;
+    bool tell = !from && (guessed || (was && !node_others_tell(node, user)));
+    struct session_record ended = {.from = user->online_since, .reason = user->reason};
+    ended.to = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+    enum reason reason = user->state == USER_CACHED ? (enum reason)user->reason : REASON_NODE_LOST;
+    if (from && !from->state) reason = (enum reason)from->reason;
+    if (was && (user->unsure || (from && from->state))) presence_mark_dirty(p, user, DIRTY_STATE);
     user->unsure = false;
-    /* Nobody but this store knows of them: their node was lost before it could tell. */
-    for (const struct said *said = user->said; said && !from && p->recorded; said = said->next) {
-        if (said->holder != INCARNATION_STORED) continue;
-        record_write(&node->sessions, 0,
-                     &(struct record){.kind = RECORD_SESSION,
-                                      .id = user_id(user),
-                                      .reason = REASON_NODE_LOST,
-                                      .since = user->online_since,
-                                      .last_seen = atomic_load_explicit(&user->last_seen,
-                                                                        memory_order_relaxed)});
-    }
-    user_drop_said(user);
-    if (from) {
-        int64_t seen = atomic_load_explicit(&from->last_seen, memory_order_relaxed);
-        user->said = from->said;
-        from->said = NULL;
-        later = seen > atomic_load_explicit(&user->last_seen, memory_order_relaxed);
-        if (later) atomic_store_explicit(&user->last_seen, seen, memory_order_relaxed);
-        if (from->state && user->state) user->online_since = from->online_since;
-        if (!from->state) user->reason = from->reason;
-    }
-    bool manual = (was != NULL) != (is != NULL) || (was && !manual_equal(was, is));
-    if (manual && is)
-        user_put_manual(p, user, (enum status)is->status, is->until, is->hidden,
-                        status_text_span(is->message));
-    else if (manual) user_take_manual(p, user);
+    bool later = node_install_said(user, from);
+    bool manual = node_install_manual(p, user, from);
     struct replica shown = node->replica; /* its incarnations, on the table that is shown */
     shown.table = p;
-    enum reason reason = user->state == USER_CACHED ? (enum reason)user->reason : REASON_NODE_LOST;
-    if (from && from->state && user->state) presence_mark_dirty(p, user, DIRTY_STATE);
     replica_merge(&shown, now, user, from ? from->online_since : 0, reason, NULL);
-    if (guessed && !user->state) { /* we guessed right */
-        if (!p->recorded) {
-            struct session_record ended = {.from = since, .reason = user->reason};
-            ended.to = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
-            if (ended.to < ended.from) ended.to = ended.from;
-            store_batch_session(&p->ended, user_id(user), &ended, true);
-        }
-        presence_mark_dirty(p, user, DIRTY_STATE);
-    }
+    if (was) ended.reason = (uint8_t)reason;
+    if ((was || guessed) && !user->state) node_end_unheard(node, user, ended, tell);
+    if (guessed && !user->state) presence_mark_dirty(p, user, DIRTY_STATE); /* we guessed right */
     if (manual) user_tell_manual(p, user);
     else if (offline && later && user->pinned) presence_record(p, user, TRANSITION_QUIET);
     node_say_again(node, user);
     presence_forget(p, user); /* who is offline, and was only here to be told of */
+}
+
+/* Answers to our questions come into this snapshot from here on. */
+static void node_listen(struct node *node, uint64_t request)
+{
+    struct engine_ask *pieces = engine_ask_new(ENGINE_PIECES);
+    node->request = pieces->request = request;
+    node->history_pieces = 0;
+    node->ask(node->context, pieces);
+}
+
+/* We missed something: all who live are asked what they have of that time. */
+static void node_want_history(struct node *node)
+{
+    struct replica *r = &node->replica;
+    node->question = 0;
+    node->history_came = false;
+    for (size_t i = INCARNATIONS_FIXED; node->gap && i < r->count; i++)
+        if (r->incarnations[i]->node != node->id) incarnation_want(r->incarnations[i], node->since);
 }
 
 /* [hub] Installs the next table, of at most so many users; true if that is done. The walk takes the
@@ -18043,7 +18233,7 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     struct presence *p = node->shown;
     if (node->state != NODE_INSTALLING) return true;
     p->quiet = true;
-    p->recorded = !node->install_records;
+    p->recorded = true;
     for (;;) {
         struct span behind = {node->install, node->install_len};
         struct presence_walk a = presence_walk_after(p, behind);
@@ -18080,11 +18270,10 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     node->attempts = 0;
     if (node->alone_since) node->alone_ms += (uint64_t)(mono - node->alone_since);
     node->alone_since = 0;
-    node->beat_at = mono;              /* to say that our table is whole */
-    node->request = node->incarnation; /* answers to our questions */
-    struct engine_ask *pieces = engine_ask_new(ENGINE_PIECES);
-    pieces->request = node->request;
-    node->ask(node->context, pieces);
+    node->beat_at = mono; /* to say that our table is whole */
+    node->settled_at = mono;
+    node_listen(node, node->incarnation);
+    node_want_history(node);
     node_say_late(node, now, &node->manuals);
     node_say_late(node, now, &node->sessions);
     node_told(node, CAUSE_SETTLED);
@@ -18109,8 +18298,8 @@ static void node_begin_install(struct node *node, bool records)
  * made while its donor goes on: each piece says how much of the log it has, and what the log says
  * behind that is applied on top. Pieces come from another process: nothing in them is believed. */
 
-/* LEAVERS are users who are offline, of the donor's store. NEXT: the copy goes on in the next
- * snapshot. ANSWER is no piece of a copy, but one node's answer to a question. */
+/* LEAVERS are users who left, of the donor's store. NEXT: the copy goes on in the next snapshot.
+ * ANSWER and HISTORY are no pieces of a copy, but one node's answer to a question. */
 enum piece_kind {
     PIECE_HEAD,
     PIECE_USERS,
@@ -18118,6 +18307,7 @@ enum piece_kind {
     PIECE_NEXT,
     PIECE_END,
     PIECE_ANSWER,
+    PIECE_HISTORY,
     PIECE_KINDS
 };
 
@@ -18281,40 +18471,68 @@ static bool node_donate(struct node *node, size_t most)
         node_donated(node, d, true);
         return STAILQ_EMPTY(&node->donations);
     }
-    node->read_leavers(node->context, d->request, &d->place, !d->read);
+    struct leavers_wish wish = {.request = d->request, .place = d->place};
+    node->read_leavers(node->context, &wish, !d->read);
     d->reading = d->read = true;
     return true;
 }
 
-/* [hub] Appends a user who is offline, with the session that began last, or NULL: PIECE_LEAVERS.
- */
+/* Appends a user who left, with the sessions that ended meanwhile. */
 static void piece_leaver(struct buffer *out, struct span id, const struct user_record *user,
-                         const struct session_record *ended)
+                         const struct session_record *sessions, size_t count)
 {
     uint8_t bytes[STORE_USER_BYTES], session[STORE_SESSION_BYTES];
     put_bytes(out, id);
     store_encode_user(user, bytes);
     buffer_add(out, bytes, sizeof bytes);
-    put_byte(out, ended != NULL);
-    if (!ended) return;
-    store_encode_session(ended, session);
-    put_fixed(out, (uint64_t)ended->from);
-    buffer_add(out, session, sizeof session);
+    put_number(out, count);
+    for (size_t i = 0; i < count; i++) {
+        store_encode_session(&sessions[i], session);
+        put_fixed(out, (uint64_t)sessions[i].from);
+        buffer_add(out, session, sizeof session);
+    }
 }
 
-/* [hub] The store was read for the copy of this request, up to that place: `users` are those who
- * left, of which it takes the content. `failed`: it could not be read, so the copy ends without
- * them. */
-static void node_leavers_read(struct node *node, uint64_t request, const struct seen_place *place,
-                              struct buffer *users, bool at_end, bool failed)
+/* What became of a read of the store. */
+enum leavers_told { LEAVERS_MORE, LEAVERS_END, LEAVERS_FAILED };
+
+/* True if somebody lives who is being asked for the history that their store has. */
+static bool replica_wants(const struct replica *r)
+{
+    for (size_t i = INCARNATIONS_FIXED; i < r->count; i++)
+        if (r->incarnations[i]->wanted && incarnation_lives(r, r->incarnations[i])) return true;
+    return false;
+}
+
+/* Answers another node's question for who left. */
+static void node_tell_history(struct node *node, const struct leavers_wish *wish,
+                              const struct buffer *users, enum leavers_told how)
+{
+    struct buffer out = {0};
+    if (node->state != NODE_SETTLED) return; /* it asks again */
+    piece_begin(node, 0, &out, PIECE_HISTORY);
+    put_fixed(&out, wish->question);
+    put_byte(&out, how);
+    put_byte(&out, wish->place.offline);
+    put_time(&out, 0, wish->place.at.last_seen);
+    put_bytes(&out, (struct span){wish->place.at.id, wish->place.at.id_len});
+    buffer_add(&out, users->at, users->len);
+    node_ask_piece(node, wish->request, 0, &out);
+}
+
+/* [hub] The store was read, up to the place that the wish has now: `users` are those who left, of
+ * which it takes the content. FAILED: it could not be read, so a copy ends without them. */
+static void node_leavers_read(struct node *node, const struct leavers_wish *wish,
+                              struct buffer *users, enum leavers_told how)
 {
     struct donation *d = STAILQ_FIRST(&node->donations);
-    if (!d || d->request != request || !d->reading) {
+    if (wish->question) node_tell_history(node, wish, users, how);
+    if (wish->question || !d || d->request != wish->request || !d->reading) {
         buffer_free(users);
         return;
     }
     d->reading = false;
-    d->place = *place;
+    d->place = wish->place;
     if (users->len) {
         struct buffer out = {0};
         piece_begin(node, d->pieces++, &out, PIECE_LEAVERS);
@@ -18322,7 +18540,8 @@ static void node_leavers_read(struct node *node, uint64_t request, const struct 
         node_piece(node, d, &out);
     }
     buffer_free(users);
-    if (at_end || failed) node_donated(node, d, !failed);
+    if (how != LEAVERS_MORE)
+        node_donated(node, d, how == LEAVERS_END && !node->gap && !replica_wants(&node->replica));
 }
 
 /* The engine has one more piece of ours. */
@@ -18342,24 +18561,28 @@ static void node_answer(struct node *node, const struct record *question, struct
     node_ask_piece(node, question->number, 0, &out);
 }
 
-/* [hub] Takes an answer to a question of our own; one that makes no sense is none. */
-static void node_take_answer(struct node *node, struct span text)
+/* When the reading of those begins who left since that time: their end may have been known late. */
+static struct left_place node_left_since(const struct node *node, int64_t since)
 {
-    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
-    struct json_value list;
-    bool good = take_byte(&in) == ENTRY_VERSION && take_byte(&in) == PIECE_ANSWER;
-    take_number(&in);
-    uint64_t from = take_fixed(&in);
-    take_number(&in);
-    uint64_t question = take_fixed(&in);
-    struct span json = take_bytes(&in, 2, text.len);
-    if (!good || in.bad || !json_parse(json, JSON_DEPTH_MAX, &list) || list.kind != JSON_ARRAY)
-        return;
-    if (node->answered) node->answered(node->context, question, from, list.raw);
+    return (struct left_place){.since = since > node->margin ? since - node->margin : 0};
 }
 
-/* [hub] Somebody wants a copy: the living node with the lowest id that has a whole table gives it.
- */
+/* [hub] Another node wants to know who left: of us, or of somebody else. */
+static void node_wanted_history(struct node *node, const struct record *record)
+{
+    struct leavers_wish wish = {record->number, record->about,
+                                node_left_since(node, record->since)};
+    if (record->node != node->id || !node->read_leavers) return;
+    bool first = !record->whole && !record->id.len;
+    wish.place.offline = record->whole;
+    wish.place.at.last_seen = record->last_seen;
+    wish.place.at.id_len = (uint8_t)record->id.len;
+    memcpy(wish.place.at.id, record->id.at, record->id.len);
+    node->read_leavers(node->context, &wish, first);
+}
+
+/* [hub] Somebody wants something. A copy gives the living node with the lowest id that has a whole
+ * table. */
 static void node_wanted(struct node *node, const struct entry *e, const struct record *record)
 {
     if (node->state != NODE_SETTLED || e->node == node->id) return;
@@ -18367,11 +18590,15 @@ static void node_wanted(struct node *node, const struct entry *e, const struct r
         if (node->wanted_of) node->wanted_of(node->context, record);
         return;
     }
+    if (record->want == WANT_HISTORY) {
+        node_wanted_history(node, record);
+        return;
+    }
     if (replica_first(&node->replica, e->node, record->about, true) != node->id) return;
     struct donation *d = mem_new(sizeof *d);
     d->request = record->number;
     d->incarnation = e->incarnation;
-    d->place.last_seen = record->since > node->margin ? record->since - node->margin : 0;
+    d->place = node_left_since(node, record->since);
     STAILQ_INSERT_TAIL(&node->donations, d, entry);
 }
 
@@ -18455,36 +18682,150 @@ static void copy_user(struct replica *r, struct instant now, struct taker *in)
     replica_merge(r, now, user, since, (enum reason)reason, NULL);
 }
 
+/* A user of another node's store, as piece_leaver wrote them. */
+struct leaver {
+    struct span id;
+    struct user_record user;
+    struct session_record *sessions; /* the caller frees them */
+    size_t count;
+};
+
+/* Reads one; in->bad is set if it makes no sense. */
+static struct leaver take_leaver(struct taker *in)
+{
+    struct leaver l = {.id = take_id(in)};
+    MDB_val value = {STORE_USER_BYTES, (void *)(uintptr_t)take_raw(in, STORE_USER_BYTES)};
+    size_t count = take_limited(in, (size_t)(in->end - in->at) / STORE_SESSION_BYTES);
+    if (in->bad) return l;
+    bool good = store_decode_user(value, &l.user) && l.user.first_seen >= 0 &&
+                l.user.last_seen >= 0 && l.user.last_seen <= INT64_MAX / 4;
+    l.sessions = mem_resize(NULL, (count + 1) * sizeof *l.sessions);
+    while (good && l.count < count) {
+        uint64_t from = take_fixed(in);
+        MDB_val session = {STORE_SESSION_BYTES,
+                           (void *)(uintptr_t)take_raw(in, STORE_SESSION_BYTES)};
+        struct session_record *s = &l.sessions[l.count++];
+        good = !in->bad && store_decode_session(session, s) && from <= INT64_MAX / 4;
+        s->from = (int64_t)from;
+    }
+    if (!good) in->bad = true;
+    return l;
+}
+
 /* [hub] Who left while we did not hear of it. The store is told at once, but of whom we show, that
  * is behind the installation: the next table has how they left until then. */
 static void copy_leaver(struct node *node, struct taker *in)
 {
-    struct user_record record;
-    struct session_record ended = {0};
-    struct span id = take_id(in);
-    const uint8_t *bytes = take_raw(in, STORE_USER_BYTES), *session = NULL;
-    bool has_session = take_choice(in, 1);
-    if (has_session) ended.from = (int64_t)take_fixed(in);
-    if (has_session) session = take_raw(in, STORE_SESSION_BYTES);
-    if (in->bad) return;
-    MDB_val value = {STORE_USER_BYTES, (void *)(uintptr_t)bytes};
-    MDB_val last = {STORE_SESSION_BYTES, (void *)(uintptr_t)session};
-    bool good = store_decode_user(value, &record) && record.last_seen >= 0 &&
-                record.last_seen <= INT64_MAX / 4 && record.first_seen >= 0;
-    if (good && has_session) good = store_decode_session(last, &ended) && ended.from >= 0;
-    if (!good || record.open) {
-        in->bad = true;
+    struct leaver l = take_leaver(in);
+    if (!in->bad) {
+        bool shown = !l.user.open && presence_find(node->shown, l.id);
+        store_batch_leaver(shown ? &node->behind : &node->leavers, l.id, &l.user, l.sessions,
+                           l.count);
+        struct user *next = shown ? presence_make(&node->next, l.id) : NULL;
+        if (next && !next->state) { /* they did not come back */
+            next->reason = l.user.reason;
+            if (l.user.last_seen > atomic_load_explicit(&next->last_seen, memory_order_relaxed))
+                atomic_store_explicit(&next->last_seen, l.user.last_seen, memory_order_relaxed);
+        }
+    }
+    free(l.sessions);
+}
+
+/* [hub] Who left, as another node's store has it. Of who is online here only the history counts. */
+static void history_leaver(struct node *node, struct taker *in)
+{
+    struct leaver l = take_leaver(in);
+    if (!in->bad) {
+        struct presence *p = node->shown;
+        struct user *user = presence_find(p, l.id);
+        l.user.open |= user && user->state;
+        store_batch_leaver(&node->leavers, l.id, &l.user, l.sessions, l.count);
+        if (user && !user->state &&
+            l.user.last_seen > atomic_load_explicit(&user->last_seen, memory_order_relaxed)) {
+            atomic_store_explicit(&user->last_seen, l.user.last_seen, memory_order_relaxed);
+            user->reason = l.user.reason;
+            if (user->pinned) presence_record(p, user, TRANSITION_QUIET);
+        }
+    }
+    free(l.sessions);
+}
+
+/* [hub] Takes the answer to our question for who left: there may be more. */
+static void node_take_history(struct node *node, struct taker *in)
+{
+    size_t at;
+    uint64_t question = take_fixed(in);
+    enum leavers_told how = (enum leavers_told)take_choice(in, LEAVERS_FAILED);
+    struct left_place place = {.offline = take_choice(in, 1)};
+    place.at.last_seen = take_time(in, 0);
+    struct span id = take_bytes(in, 0, USER_ID_MAX);
+    node->history_pieces++;
+    if (in->bad || question != node->question) return;
+    place.at.id_len = (uint8_t)id.len;
+    memcpy(place.at.id, id.at, id.len);
+    while (in->at < in->end && !in->bad) history_leaver(node, in);
+    if (in->bad) return; /* it is asked again */
+    node->place = place;
+    node->question = 0;
+    node->history_came |= how == LEAVERS_END;
+    if (how == LEAVERS_MORE || !replica_knows(&node->replica, node->questioned, &at)) return;
+    node->replica.incarnations[at]->wanted = false;
+    node->questioned = 0;
+}
+
+/* [hub] Takes an answer to a question of our own; one that makes no sense is none. */
+static void node_take_answer(struct node *node, struct span text)
+{
+    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    struct json_value list;
+    bool good = take_byte(&in) == ENTRY_VERSION;
+    enum piece_kind kind = (enum piece_kind)take_choice(&in, PIECE_KINDS - 1);
+    take_number(&in);
+    uint64_t from = take_fixed(&in);
+    take_number(&in);
+    if (good && !in.bad && kind == PIECE_HISTORY) {
+        node_take_history(node, &in);
         return;
     }
-    bool shown = presence_find(node->shown, id) != NULL;
-    store_batch_leaver(shown ? &node->behind : &node->leavers, id, &record,
-                       has_session ? &ended : NULL);
-    if (!shown) return;
-    struct user *next = presence_make(&node->next, id);
-    if (next->state) return; /* they came back */
-    next->reason = record.reason;
-    if (record.last_seen > atomic_load_explicit(&next->last_seen, memory_order_relaxed))
-        atomic_store_explicit(&next->last_seen, record.last_seen, memory_order_relaxed);
+    uint64_t question = take_fixed(&in);
+    struct span json = take_bytes(&in, 2, text.len);
+    if (!good || in.bad || kind != PIECE_ANSWER || !json_parse(json, JSON_DEPTH_MAX, &list) ||
+        list.kind != JSON_ARRAY)
+        return;
+    if (node->answered) node->answered(node->context, question, from, list.raw);
+}
+
+/* [hub] Asks for what other nodes' stores have of the time that we missed, one after the other, and
+ * as fast as our own takes it. Who gives no answer is asked again, until it has or is dead. */
+static void node_ask_history(struct node *node, struct instant now, int64_t mono)
+{
+    struct replica *r = &node->replica;
+    const struct incarnation *of = NULL;
+    bool waits = node->question && mono - node->question_at < NODE_ANSWER_MS;
+    if (node->state != NODE_SETTLED || waits || node->leavers.ops.len >= LEAVERS_BYTES) return;
+    for (size_t i = INCARNATIONS_FIXED; i < r->count; i++) {
+        const struct incarnation *inc = r->incarnations[i];
+        if (!inc->wanted || !inc->whole || !incarnation_lives(r, inc)) continue;
+        if (!of || inc->id == node->questioned) of = inc;
+    }
+    node->question = 0;
+    if (!of && node->history_came && !replica_wants(r)) node->gap = false;
+    if (!of) return;
+    if (of->id != node->questioned) node->place = (struct left_place){0};
+    if (node->history_pieces >= HISTORY_PIECES) node_listen(node, node_random(node));
+    node->questioned = of->id;
+    node->question = node_random(node);
+    node->question_at = mono;
+    node_say(node, now,
+             &(struct record){.kind = RECORD_WANT,
+                              .want = WANT_HISTORY,
+                              .number = node->request,
+                              .about = node->question,
+                              .since = of->wanted_of,
+                              .node = of->node,
+                              .whole = node->place.offline,
+                              .last_seen = node->place.at.last_seen,
+                              .id = {node->place.at.id, node->place.at.id_len}});
 }
 
 /* Goes on with the next snapshot of the copy, once there is room for what it has. */
@@ -18831,6 +19172,8 @@ static bool node_work(struct node *node, struct instant now, int64_t mono, size_
     done = node_cache(node, now, most) && done;
     done = node_donate(node, most) && done;
     node_next_chunk(node, mono);
+    node_ask_history(node, now, mono);
+    if (node->state == NODE_SETTLED && mono - node->settled_at >= NODE_UNTOLD_MS) node->untold = 0;
     if (r->differences && node->state == NODE_SETTLED) {
         node->count.differences += r->differences;
         r->differences = 0;
@@ -21563,14 +21906,14 @@ static void hub_node_says(void *context, enum node_cause cause)
     log_line(&server->log, causes[cause].level, "cluster: %s", causes[cause].text);
 }
 
-/* A read of who left, for another node's copy. The hub's, but the reader's from job_queue_add until
- * the job is back in the hub's inbox. */
+/* A read of who left, for another node. The hub's, but the reader's from job_queue_add until the
+ * job is back in the hub's inbox. */
 struct leavers_read {
     struct job job;
-    uint64_t request, after; /* after so many batches */
-    struct seen_place place;
+    uint64_t after; /* after so many batches */
+    struct leavers_wish wish;
     struct buffer users; /* as in a piece */
-    bool at_end, failed;
+    enum leavers_told how;
 };
 
 static void leavers_read_free(struct leavers_read *read)
@@ -21584,10 +21927,9 @@ static void hub_leavers_read(struct server *server, struct job *job)
 {
     struct leavers_read *read = container_of(job, struct leavers_read, job);
     lock_take(&server->table_lock, RANK_TABLE);
-    node_leavers_read(&server->node, read->request, &read->place, &read->users, read->at_end,
-                      read->failed);
+    node_leavers_read(&server->node, &read->wish, &read->users, read->how);
     lock_give(&server->table_lock, RANK_TABLE);
-    if (read->failed)
+    if (read->how == LEAVERS_FAILED)
         log_line(&server->log, LOG_ERROR,
                  "cluster: the store cannot be read: another node is not told who left while it was"
                  " away");
@@ -21596,10 +21938,10 @@ static void hub_leavers_read(struct server *server, struct job *job)
 
 /* [reader] One more user for a piece; false when it is full. */
 static bool reader_adds_leaver(void *context, struct span id, const struct user_record *user,
-                               const struct session_record *ended)
+                               const struct session_record *sessions, size_t count)
 {
     struct leavers_read *read = context;
-    piece_leaver(&read->users, id, user, ended);
+    piece_leaver(&read->users, id, user, sessions, count);
     return read->users.len < PIECE_LEAVERS_BYTES;
 }
 
@@ -21608,22 +21950,22 @@ static void reader_read_leavers(struct server *server, struct job *job)
 {
     ASSERT_THREAD(JOB);
     struct leavers_read *read = container_of(job, struct leavers_read, job);
-    read->failed =
-        !store_leavers(server->store, &read->place, reader_adds_leaver, read, &read->at_end);
+    bool at_end;
+    if (!store_leavers(server->store, &read->wish.place, reader_adds_leaver, read, &at_end))
+        read->how = LEAVERS_FAILED;
+    else if (at_end) read->how = LEAVERS_END;
     job->run = hub_leavers_read;
     loop_submit(&server->hub.loop, job);
 }
 
 /* [hub] See struct node. Who has left is in the store once a batch is that begins from here on. */
-static void hub_node_reads_leavers(void *context, uint64_t request, const struct seen_place *place,
-                                   bool first)
+static void hub_node_reads_leavers(void *context, const struct leavers_wish *wish, bool first)
 {
     struct server *server = context;
     struct hub *hub = &server->hub;
     struct leavers_read *read = mem_new(sizeof *read);
-    read->request = request;
+    read->wish = *wish;
     read->after = hub->batches;
-    read->place = *place;
     read->job.run = reader_read_leavers;
     bool writes =
         presence_is_dirty(&server->presence) || hub->batch_filling || hub->batch_under_way;
@@ -22004,6 +22346,15 @@ static bool hub_cluster_tick(struct server *server, struct instant now, size_t m
     return node_tick(&server->node, time, most) && own;
 }
 
+/* [main] Since when the store has what no other node may have: the server before this one was alone
+ * when it ended, or was no node at all. 0: it has nothing of that kind. */
+static int64_t server_untold(const struct store *st)
+{
+    bool was_alone = st->was_alive - st->was_heard >= NODE_EPOCH_MS;
+    if (!was_alone) return 0;
+    return st->was_heard > 0 ? st->was_heard : 1;
+}
+
 /* [main] Sets the node up, before there are threads. */
 static void server_begin_node(struct server *server)
 {
@@ -22022,6 +22373,7 @@ static void server_begin_node(struct server *server)
                       .hooks = webhook_wanted(&server->webhook),
                       .since = server->store->was_known,
                       .knew = server->store->was_heard,
+                      .untold = server_untold(server->store),
                       .margin = o->threshold + SEEN_FLUSH_MS + o->ping_interval + o->pong_timeout};
     snprintf(node->name, sizeof node->name, "%s", name);
     node_init(node, table_time(server, server->started), &server->presence, server->store->node);

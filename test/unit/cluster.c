@@ -35,7 +35,7 @@ static void records_come_back(void **unused)
                               .node = below64(&seed, SIZE_MAX),
                               .name = random_text(&seed, name, 1, NODE_NAME_MAX),
                               .whole = below64(&seed, 2),
-                              .want = (enum record_want)below64(&seed, 2),
+                              .want = (enum record_want)below64(&seed, 3),
                               .number = below64(&seed, SIZE_MAX),
                               .checksum = below64(&seed, SIZE_MAX),
                               .users = below64(&seed, 1000000),
@@ -44,6 +44,7 @@ static void records_come_back(void **unused)
                               .reason = (enum reason)below64(&seed, REASON_COUNT),
                               .connections = (uint16_t)below64(&seed, 65536),
                               .since = time - (int64_t)below64(&seed, 100000),
+                              .untold = below64(&seed, 2) ? time - 900000 : 0,
                               .last_seen = time + (int64_t)below64(&seed, 2000) - 1000,
                               .until = below64(&seed, 2) ? time + 5000 : 0,
                               .hidden = time - 77,
@@ -152,7 +153,7 @@ struct rig_event {
 };
 
 /* A node's store, as its batches make it. */
-enum { RIG_STAYS = 64 };
+enum { RIG_STAYS = 256 };
 struct rig_stored {
     bool known;
     struct user_record user;
@@ -160,6 +161,7 @@ struct rig_stored {
     int stay_count;
 };
 
+enum { RIG_READS = 16 };
 struct rig;
 struct rig_node {
     struct rig *rig;
@@ -185,12 +187,13 @@ struct rig_node {
     size_t event_count;
     size_t mark; /* of events: what a test looks at begins here */
     bool online[RIG_USERS];
-    /* Its store, and who is to be read from it: 0: nothing. */
+    /* Its store, when its last batch was, and what is to be read from it. */
+    int64_t written;
     struct rig_stored stored[RIG_USERS];
     int64_t known, heard;
-    uint64_t read;
+    struct leavers_wish reads[RIG_READS];
+    int read_count;
     bool read_first;
-    struct seen_place read_place;
     uint64_t opened, seen_open;   /* ENGINE_UP and ENGINE_EPOCH: told, and seen */
     STAILQ_HEAD(, rig_piece) out; /* pieces on their way */
 };
@@ -515,13 +518,11 @@ static void rig_store(struct rig_node *n, const struct store_batch *batch)
         memcpy(&op, batch->ops.at + at, sizeof op);
         at += sizeof op;
         struct span id = {batch->ops.at + at, op.id_len};
-        const char *text = batch->ops.at + at + op.id_len;
         at += (size_t)op.id_len + op.text_len;
         int user = 0;
         while (op.id_len && !spans_equal(rig_id(user), id)) user++;
         struct rig_stored *s = &n->stored[user];
         struct session_record stay = op.as.session;
-        bool has_session = op.kind == STORE_SESSION;
         if (op.kind == STORE_USER) {
             enum reason before = (enum reason)s->user.reason;
             s->known = true;
@@ -529,21 +530,23 @@ static void rig_store(struct rig_node *n, const struct store_batch *batch)
             if (s->user.open) s->user.reason = before;
             else s->user.online_since = 0;
         } else if (op.kind == STORE_LEAVER) {
-            bool later = !s->known || op.as.user.last_seen > s->user.last_seen ||
-                         (op.as.user.last_seen == s->user.last_seen && s->user.open);
-            if (later) s->user = op.as.user;
+            if (!s->known || store_is_later(&op.as.user, &s->user)) {
+                s->user = op.as.user;
+                s->user.open = false;
+            }
             s->known = true;
-            if (op.text_len) memcpy(&stay, text, sizeof stay);
-            has_session = op.text_len;
         }
-        if (!has_session) continue;
+        if (op.kind != STORE_SESSION) continue;
         int i = 0;
-        while (i < s->stay_count && s->stays[i].from != stay.from) i++;
-        if (i == RIG_STAYS)
-            memmove(s->stays, s->stays + 1, sizeof s->stays - sizeof *s->stays), i--;
+        while (i < s->stay_count && s->stays[i].from < stay.from) i++;
+        bool same = i < s->stay_count && s->stays[i].from == stay.from;
+        if (same && !session_known_better(&stay, &s->stays[i])) continue;
+        assert_true(same || s->stay_count < RIG_STAYS);
+        if (!same)
+            memmove(&s->stays[i + 1], &s->stays[i], (size_t)(s->stay_count++ - i) * sizeof stay);
         s->stays[i] = stay;
-        if (i == s->stay_count) s->stay_count++;
     }
+    n->written = n->rig->now;
     if (batch->known) n->known = batch->known;
     if (batch->heard) n->heard = batch->heard;
 }
@@ -563,63 +566,79 @@ static void rig_write(struct rig_node *n, bool all)
     buffer_free(&batch.ops);
 }
 
-static void rig_reads(void *context, uint64_t request, const struct seen_place *place, bool first)
+static void rig_reads(void *context, const struct leavers_wish *wish, bool first)
 {
     struct rig_node *n = context;
-    n->read = request;
-    n->read_first = first;
-    n->read_place = *place;
+    assert_true(n->read_count < RIG_READS);
+    n->read_first |= first;
+    n->reads[n->read_count++] = *wish;
 }
 
-static int place_compare(int64_t seen, struct span id, const struct seen_place *place)
+/* The place of a user in the walk over who left; those who are online come first. */
+static struct left_place rig_place(const struct rig_node *n, int user)
 {
-    if (seen != place->last_seen) return seen < place->last_seen ? -1 : 1;
-    return bytes_compare(id.at, id.len, place->id, place->id_len);
+    const struct rig_stored *s = &n->stored[user];
+    struct left_place place = {.offline = !s->user.open};
+    if (place.offline) place.at.last_seen = s->user.last_seen;
+    place.at.id_len = (uint8_t)rig_id(user).len;
+    memcpy(place.at.id, rig_id(user).at, place.at.id_len);
+    return place;
+}
+
+static int place_compare(const struct left_place *a, const struct left_place *b)
+{
+    if (a->offline != b->offline) return a->offline ? 1 : -1;
+    if (a->at.last_seen != b->at.last_seen) return a->at.last_seen < b->at.last_seen ? -1 : 1;
+    return bytes_compare(a->at.id, a->at.id_len, b->at.id, b->at.id_len);
 }
 
 /* Reads who left from the node's store, one or two a time. */
 static void rig_read(struct rig_node *n)
 {
     struct buffer users = {0};
-    if (!n->read || below64(&n->rig->seed, 2)) return;
+    if (!n->read_count || below64(&n->rig->seed, 2)) return;
     if (n->read_first) rig_write(n, true);
+    n->read_first = false;
+    struct leavers_wish wish = n->reads[0];
+    memmove(n->reads, n->reads + 1, (size_t)--n->read_count * sizeof *n->reads);
     bool at_end = false;
     for (size_t most = 1 + below64(&n->rig->seed, 2); most && !at_end; most--) {
         int next = -1;
+        struct left_place best = {.offline = true, .at.last_seen = INT64_MAX};
         for (int i = 0; i < RIG_USERS; i++) {
-            const struct rig_stored *s = &n->stored[i];
-            if (!s->known || s->user.open ||
-                place_compare(s->user.last_seen, rig_id(i), &n->read_place) <= 0)
-                continue;
-            struct seen_place best = {.last_seen = INT64_MAX};
-            if (next >= 0) {
-                best.last_seen = n->stored[next].user.last_seen;
-                best.id_len = (uint8_t)rig_id(next).len;
-                memcpy(best.id, rig_id(next).at, best.id_len);
-            }
-            if (place_compare(s->user.last_seen, rig_id(i), &best) < 0) next = i;
+            struct left_place place = rig_place(n, i);
+            bool over = place_compare(&place, &wish.place) <= 0 ||
+                        (place.offline && place.at.last_seen < wish.place.since);
+            if (!n->stored[i].known || over || place_compare(&place, &best) >= 0) continue;
+            next = i;
+            best = place;
         }
         at_end = next < 0;
         if (at_end) break;
         const struct rig_stored *s = &n->stored[next];
-        const struct session_record *last = NULL;
-        for (int i = 0; i < s->stay_count; i++)
-            if (!last || s->stays[i].from > last->from) last = &s->stays[i];
-        piece_leaver(&users, rig_id(next), &s->user, last);
-        n->read_place.last_seen = s->user.last_seen;
-        n->read_place.id_len = (uint8_t)rig_id(next).len;
-        memcpy(n->read_place.id, rig_id(next).at, n->read_place.id_len);
+        int first = s->stay_count;
+        while (first && s->stays[first - 1].to >= wish.place.since) first--;
+        if (best.offline || first < s->stay_count)
+            piece_leaver(&users, rig_id(next), &s->user, &s->stays[first],
+                         (size_t)(s->stay_count - first));
+        wish.place.offline = best.offline;
+        wish.place.at = best.at;
     }
-    uint64_t request = n->read;
-    n->read = 0;
-    node_leavers_read(&n->node, request, &n->read_place, &users, at_end, false);
+    node_leavers_read(&n->node, &wish, &users, at_end ? LEAVERS_END : LEAVERS_MORE);
+}
+
+/* As server_untold. */
+static int64_t rig_untold(const struct rig_node *n)
+{
+    if (n->written - n->heard < NODE_EPOCH_MS) return 0;
+    return n->heard > 0 ? n->heard : 1;
 }
 
 static void rig_node_start(struct rig_node *n)
 {
     struct instant now = {n->rig->now, 0};
     n->alive = true;
-    n->read = 0;
+    n->read_count = 0;
     n->opened = n->seen_open = 0;
     n->paused = false;
     presence_init(&n->shown, 3000, 20000, now);
@@ -632,6 +651,7 @@ static void rig_node_start(struct rig_node *n)
                             .margin = RIG_MARGIN,
                             .since = n->known,
                             .knew = n->heard,
+                            .untold = rig_untold(n),
                             .patient = n->event_count > 0};
     snprintf(n->node.name, sizeof n->node.name, "node-%d", n->number);
     node_init(&n->node, now, &n->shown, (uint64_t)n->number + 1);
@@ -1695,23 +1715,17 @@ static void outbox_with_a_gap_is_given_up(void **unused)
     }
 }
 
-/* What two nodes have stored of a user is the same: whether they are online, and if not, the stay
- * that began last. Who left and came back in a gap may have a stay less there; and a node alone has
- * heard from who came to it just before it was killed, or behind a kick of which it had not
- * read. */
+/* What two nodes have stored of a user is the same: whether they are online, when they were seen if
+ * not, and all their sessions. */
 static void calm_stored(int a, int b, int user)
 {
     const struct rig_stored *x = &calm.nodes[a].stored[user], *y = &calm.nodes[b].stored[user];
-    const struct session_record *last = NULL, *other = NULL;
-    for (int i = 0; i < x->stay_count; i++)
-        if (!last || x->stays[i].from > last->from) last = &x->stays[i];
-    for (int i = 0; last && i < y->stay_count; i++)
-        if (y->stays[i].from == last->from) other = &y->stays[i];
-    bool same = x->known == y->known && x->user.open == y->user.open;
-    if (same && !x->user.open) {
-        same = !last == !other && (last || x->user.last_seen == y->user.last_seen);
-        if (last && other && (last->to != other->to || last->reason != other->reason)) same = false;
-    }
+    bool same = x->known == y->known && x->user.open == y->user.open &&
+                x->stay_count == y->stay_count &&
+                (x->user.open || x->user.last_seen == y->user.last_seen);
+    for (int i = 0; same && i < x->stay_count; i++)
+        same = x->stays[i].from == y->stays[i].from && x->stays[i].to == y->stays[i].to &&
+               x->stays[i].reason == y->stays[i].reason;
     if (same) return;
     const struct rig_stored *both[] = {x, y};
     for (int k = 0; k < 2; k++) {
@@ -1891,37 +1905,72 @@ static void copy_waits_for_the_log(void **unused)
     calm_end();
 }
 
-/* Who left while a node was away is not known to it after a new epoch, which has no copies: so it
- * asks for them from before that with the next one. */
-static void gap_stays_until_a_copy(void **unused)
+/* A new epoch has no copies: who left while a node was away, and who came back since, it is told by
+ * the others. */
+static void gap_is_asked_of_others(void **unused)
 {
     (void)unused;
     calm_begin();
     rig_node_end(&calm.nodes[2]);
     calm_start(2);
     calm_open(0, 0);
+    calm_open(1, 1);
     calm_pass(5000);
     assert_false(calm.nodes[2].node.gap);
     assert_true(calm.nodes[2].node.since > calm.now - 6000);
     calm_down(2);
     calm_pass(1000);
-    int64_t left = calm.now;
     calm_close(0, 0, END_CLEAN);
-    calm_pass(1000);
+    for (int i = 0; i < 3; i++) { /* who comes and goes has more than one session there */
+        calm_close(1, 1, END_CLEAN);
+        calm_pass(1000);
+        calm_open(1, 1);
+        calm_pass(1000);
+    }
     rig_renew(&calm, 0);
     calm_up(2);
     calm_pass(15000);
     assert_int_equal(calm.nodes[2].node.state, NODE_SETTLED);
-    assert_true(calm.nodes[2].node.since < left);
-    calm_write();
-    assert_true(calm.nodes[2].known < left);
-    rig_node_end(&calm.nodes[2]);
-    calm_start(2);
-    calm_pass(5000);
+    assert_int_equal(calm.nodes[2].node.count.snapshots_taken, 1); /* that of its start */
+    assert_false(calm.nodes[2].node.gap);
     assert_true(calm.nodes[2].node.since > calm.now - 6000);
     calm_write();
-    calm_stored(0, 2, 0);
+    assert_int_equal(calm.nodes[2].stored[1].stay_count, 3);
+    for (int user = 0; user < 2; user++) calm_stored(0, 2, user);
     calm_end();
+}
+
+/* What ended while a node was alone is in its store, and nowhere else once it is killed: as it
+ * starts again, the others ask for it. */
+static void what_one_knew_is_asked_for(void **unused)
+{
+    (void)unused;
+    for (int renewed = 0; renewed < 2; renewed++) {
+        calm_begin();
+        rig_node_end(&calm.nodes[2]);
+        calm_start(2);
+        calm_open(2, 0);
+        calm_pass(5000);
+        calm_down(2);
+        calm_pass(1000);
+        calm_open(2, 1); /* who is not known to any other */
+        calm_pass(NODE_EPOCH_MS);
+        for (int user = 0; user < 2; user++) calm_close(2, user, END_CLEAN);
+        calm_pass(1000);
+        rig_write(&calm.nodes[2], true);
+        rig_node_end(&calm.nodes[2]);
+        calm_pass(30000);
+        if (renewed) rig_renew(&calm, 0);
+        calm_start(2);
+        calm_pass(15000);
+        calm_write();
+        for (int user = 0; user < 2; user++)
+            for (int i = 0; i < 2; i++) {
+                assert_int_equal(calm.nodes[i].stored[user].stay_count, 1);
+                calm_stored(i, 2, user);
+            }
+        calm_end();
+    }
 }
 
 /* Nodes that stop and start, with users who come and go all the time, and an engine that works: in
@@ -2069,7 +2118,8 @@ static const struct CMUnitTest CLUSTER_TESTS[] = {
     cmocka_unit_test(new_store_gets_all),
     cmocka_unit_test(kick_during_a_copy_is_known),
     cmocka_unit_test(copy_waits_for_the_log),
-    cmocka_unit_test(gap_stays_until_a_copy),
+    cmocka_unit_test(gap_is_asked_of_others),
+    cmocka_unit_test(what_one_knew_is_asked_for),
     cmocka_unit_test(stores_agree),
     cmocka_unit_test_teardown(nodes_agree, rig_say_seed),
     cmocka_unit_test_teardown(nodes_heal_when_the_end_is_lost, rig_say_seed),
