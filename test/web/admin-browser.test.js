@@ -67,10 +67,10 @@ test('search, filter, sort and pages', async (t) => {
   await page.waitForFunction(() => document.querySelectorAll('#rows tr').length === 10);
   await page.fill('#search', '');
   await page.selectOption('#filter', 'busy');
-  await untilText(page, 'found', /^24 users match$/);
+  await untilText(page, 'found', /^24 users found$/);
   assert.deepEqual(new Set((await lines(page)).map((line) => line.split(' | ')[1])), new Set(['busy']));
   await page.selectOption('#filter', 'online');
-  await untilText(page, 'found', /^120 users match$/);
+  await untilText(page, 'found', /^120 users found$/);
   await page.click('button[data-sort="connections"]');
   await page.waitForSelector('th[aria-sort="descending"] [data-sort="connections"]');
   assert.match((await lines(page))[0], / 3$/);

@@ -7,7 +7,7 @@ import { drawCluster } from './cluster.js';
 import { showUser, shownUser, startDetail, userChanged } from './detail.js';
 import { byId, idle, on, setIcon, setText, tick } from './dom.js';
 import { clockSeconds, count } from './format.js';
-import { drawList, drawTimes, select, startList, tellFound } from './list.js';
+import { drawList, drawTimes, select, startList } from './list.js';
 import { Model, parsePosition } from './model.js';
 import { drawHealth, drawServer, noteStats } from './server.js';
 import { Stored } from './stored.js';
@@ -48,7 +48,6 @@ const stored = new Stored({
   },
   failed,
   wake() {
-    if (!stored.busy) tellFound();
     state.dirty = true;
     schedule();
   },

@@ -17,6 +17,7 @@ let wanted; // called when the end of what is loaded is near
 let page = 0;
 let selected = null; // the user whose details are open
 let asked = 0; // number of the last question
+let told = 0; // and of the last one whose users were counted
 
 /** Connects the list with its model and the page's controls. */
 export function startList(theModel, theFacts, whenChanged, whenWanted) {
@@ -66,13 +67,13 @@ async function ask(query) {
   if (number !== asked) return;
   byId('users').setAttribute('aria-busy', 'false');
   go(0);
-  tellFound();
 }
 
-/** Tells screen readers how many were found, once that is known. */
-export function tellFound() {
-  const { stored } = facts();
-  if (!stored?.busy) setText(byId('found'), `${plural(model.view.length, 'user')} match`);
+/** Tells screen readers how many were found to the last question, once that is known. */
+function tellFound({ stored }) {
+  if (told === asked || model.building || stored?.busy) return;
+  told = asked;
+  setText(byId('found'), `${plural(model.view.length, 'user')} found`);
 }
 
 /** What is said where there are no users: [title, text, whether everyone known can be searched]. */
@@ -104,7 +105,9 @@ export function drawList() {
   while (slots.length > shown.length) slots.pop().tr.remove();
   shown.forEach((row, i) => fill(slots[i], row));
   if (focused !== undefined) slotOf(focused)?.link.focus();
-  const { loading, reached, stored, known, online } = facts();
+  const all = facts();
+  const { loading, reached, stored, known, online } = all;
+  tellFound(all);
   if (stored && !stored.text && from + 2 * SIZE >= total) wanted();
   setText(byId('range'), rangeText({ from: from + 1, to: from + shown.length, total,
     filter: query.filter }, stored, { known, online }));
