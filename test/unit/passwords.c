@@ -259,6 +259,46 @@ static void sessions_are_kept_in_a_file(void **unused)
     rmdir(dir);
 }
 
+/* A file that takes no more is emptied: with the next start all sessions end, the one that was ended
+ * among them. Until then the process knows. */
+static void sessions_end_when_one_that_ended_cannot_be_kept(void **unused)
+{
+    (void)unused;
+    char dir[] = "/tmp/presence-sessions-XXXXXX", path[64], err[WHY_MAX];
+    struct password password = {.iterations = 1};
+    struct session_keys keys, again;
+    struct buffer session[2] = {0};
+    struct rlimit before, full;
+    struct stat info;
+    int64_t expires;
+    must(mkdtemp(dir) != NULL && !getrlimit(RLIMIT_FSIZE, &before));
+    session_keys_init(&keys);
+    assert_true(session_keys_open(&keys, dir, &password, TEST_WALL, WHY(err)));
+    for (int i = 0; i < 2; i++) session_mint(&keys, TEST_WALL, 1000, &session[i], &expires);
+    struct span ended = {session[0].at, session[0].len}, other = {session[1].at, session[1].len};
+    signal(SIGXFSZ, SIG_IGN);
+    full = (struct rlimit){SESSION_FILE_HEAD + SESSION_PAYLOAD / 2, before.rlim_max};
+    must(!setrlimit(RLIMIT_FSIZE, &full));
+    assert_true(session_revoke(&keys, ended, TEST_WALL));
+    must(!setrlimit(RLIMIT_FSIZE, &before));
+    assert_true(keys.problem != 0);
+    assert_false(session_check(&keys, ended, TEST_WALL, &expires));
+    assert_true(session_check(&keys, other, TEST_WALL, &expires));
+    assert_true(session_revoke(&keys, other, TEST_WALL)); /* no file: no harm */
+    snprintf(path, sizeof path, "%s/admin-sessions", dir);
+    assert_false(stat(path, &info));
+    assert_int_equal(info.st_size, 0);
+    session_keys_init(&again);
+    assert_true(session_keys_open(&again, dir, &password, TEST_WALL, WHY(err)));
+    assert_false(session_check(&again, ended, TEST_WALL, &expires));
+    assert_false(session_check(&again, other, TEST_WALL, &expires));
+    session_keys_free(&again);
+    session_keys_free(&keys);
+    for (int i = 0; i < 2; i++) buffer_free(&session[i]);
+    unlink(path);
+    rmdir(dir);
+}
+
 static const struct CMUnitTest PASSWORDS_TESTS[] = {
     cmocka_unit_test(password_vector),
     cmocka_unit_test(password_round_trip),
@@ -266,5 +306,6 @@ static const struct CMUnitTest PASSWORDS_TESTS[] = {
     cmocka_unit_test(sessions_end),
     cmocka_unit_test(sessions_cannot_be_changed),
     cmocka_unit_test(sessions_are_kept_in_a_file),
+    cmocka_unit_test(sessions_end_when_one_that_ended_cannot_be_kept),
     cmocka_unit_test(sessions_are_revoked),
 };

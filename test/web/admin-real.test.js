@@ -155,6 +155,15 @@ nodeTest('sign in and out with the password of the server', { timeout: 60000 }, 
   await untilLines(page, ['alice online live 1']);
   await page.reload();
   await untilLines(page, ['alice online live 1']);
+  await server.stop();
+  await page.waitForSelector('#connection[data-state="broken"]');
+  const again = await start(t, { data: server.data, address: server, args: ['--admin-password-file', file], allow: [/admin/] });
+  await connected(page);
+  await untilLines(page, ['alice online cached 0']);
+  await page.reload(); // nobody has to sign in again
+  await untilLines(page, ['alice online cached 0']);
+  await connect(again, 'bob');
+  await untilLines(page, ['alice online cached 0', 'bob online live 1']);
   await page.click('#logout');
   await untilText(page, 'login-message', /^You are signed out\.$/);
   await page.reload();

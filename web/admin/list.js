@@ -7,7 +7,7 @@ import { rangeText, searchText } from './stored.js';
 
 const SIZE = 50; // users a page
 const CSV_STEP = 1000; // lines of the export made at once
-const TYPING = 60; // ms without another key until it is searched
+const TYPING = 40; // ms without another key until it is searched
 const heads = document.querySelectorAll('#users thead button');
 const slots = []; // lines drawn: { tr, row, and their parts }
 let model;
