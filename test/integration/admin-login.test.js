@@ -85,7 +85,7 @@ test('login by JSON and by form gives a session for cookie and Bearer', async (t
       assert.equal(await opens(target, { Cookie: `a=b; ${pair}; c=d` }, 'among others'), true);
       assert.equal(await opens(target, { Authorization: `Bearer ${answer.json.token}` }, 'Bearer'), true);
       const state = await json(target, '/admin/login', { headers: { Cookie: pair } });
-      assert.deepEqual(state, { authenticated: true, expires_at: answer.json.expires_at });
+      assert.deepEqual(state, { authenticated: true, expires_at: answer.json.expires_at, password: true });
     }
   }
   const { counters } = await json(server, '/admin/stats', await login(server, password));
