@@ -4481,7 +4481,8 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
  *     manual          id                                MANUAL_FIELDS, then the message, UTF-8
  *     outbox          number (8), from 1                CHANGE_FIELDS, then a JSON object
  *     meta            "schema" (4), "boots" (8), "alive" (8), "clean" (1), "tried" (8), "node" (8),
- *                     "position" (an epoch, 4, and a number, 8), "known" (8), "heard" (8)
+ *                     "position" (an epoch, 4, and a number, 8), "known" (8), "heard" (8),
+ *                     "untold" (8)
  *
  * A number in a key is big-endian, so that keys sort by it; all others are little-endian. An id
  * holds no NUL, so no id with a NUL behind it is the beginning of another's. Times are ms since
@@ -4771,6 +4772,7 @@ enum {
     STORE_CHECK_MS = 20,       /* a server's start looks this long for damage in large trees */
     STORE_QUIET_MS = 10000,    /* reads that fail are logged once in this time */
     STORE_CHUNK = 64,          /* records that one read transaction copies out */
+    LEAVERS_LOOK = 16384,      /* users that one call of store_leavers looks at */
     STORE_HELD_MS = 250,       /* so long after the end of a stop a disk may hold the writer */
     STORE_PATH = PATH_MAX + 64,
     STORE_PROBLEM = LOG_LINE_MAX / 4, /* what is wrong with the store, in a line */
@@ -4891,8 +4893,9 @@ struct store {
     /* Up to where a cluster's log was in the store when it was opened; both 0: it never was. */
     uint32_t was_position_epoch;
     uint64_t was_position_number;
-    int64_t was_known; /* wall ms: who left a cluster before it is in the store; 0: it never was */
-    int64_t was_heard; /* wall ms: when the last entry was written of which this is so for all */
+    int64_t was_known;  /* wall ms: who left a cluster before it is in the store; 0: it never was */
+    int64_t was_heard;  /* wall ms: when the last entry was written of which this is so for all */
+    int64_t was_untold; /* wall ms: since when it may have what no other node has; 0: never */
 
     /* The map, under map_lock. */
     pthread_rwlock_t map_lock;
@@ -5572,12 +5575,11 @@ static int store_seen(struct store *st, const struct seen_place *after, bool dow
     return store_finish_read(st, txn, rc) ? n : -1;
 }
 
-/* How far a walk over those who left since a moment has come: those who are online again first, in
- * the order of their ids, then those who are not, in that of last_seen. */
+/* How far a walk over those who left since a moment has come, in the order of ids. */
 struct left_place {
     int64_t since; /* wall ms */
-    bool offline;  /* the first are done */
-    struct seen_place at;
+    uint8_t id_len;
+    char id[USER_ID_MAX];
 };
 
 /* Is shown a user with the sessions that ended since, the latest first; false: enough. */
@@ -5599,9 +5601,10 @@ struct leavers_found {
 };
 
 /* Copies the sessions of a user that ended since, with a cursor of `sessions`. */
-static int store_copy_ended(MDB_cursor *cursor, struct span id, int64_t since,
+static int store_copy_ended(MDB_cursor *cursor, const struct left_place *place,
                             struct leavers_found *out, size_t *count)
 {
+    struct span id = {place->id, place->id_len};
     MDB_val key, value;
     int rc = store_find_session(cursor, id, INT64_MAX, &key, &value);
     *count = 0;
@@ -5609,97 +5612,65 @@ static int store_copy_ended(MDB_cursor *cursor, struct span id, int64_t since,
         struct session_record session;
         struct span owner;
         if (!store_read_session(key, value, &owner, &session)) return MDB_CORRUPTED;
-        if (bytes_compare(owner.at, owner.len, id.at, id.len) || session.to < since) return 0;
+        if (bytes_compare(owner.at, owner.len, id.at, id.len) || session.to < place->since)
+            return 0;
         buffer_add(&out->sessions, &session, sizeof session);
         ++*count;
     }
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-/* Copies the user at a place, if they left: 0, or what went wrong. MDB_NOTFOUND: they did not, or
- * it is a place of `seen` without its user, as no batch of ours leaves one. */
-static int store_copy_leaver(struct store *st, MDB_txn *txn, MDB_cursor *sessions,
-                             const struct left_place *place, struct leavers_found *out)
-{
-    struct span id = {place->at.id, place->at.id_len};
-    struct store_leaver *one = &out->users[out->count];
-    *one = (struct store_leaver){.place = *place};
-    int rc = store_find_user(st, txn, id, &one->user);
-    if (rc || one->user.open == place->offline) return rc ? rc : MDB_NOTFOUND;
-    rc = store_copy_ended(sessions, id, place->since, out, &one->sessions);
-    if (!rc && !place->offline && !one->sessions) return MDB_NOTFOUND;
-    out->count += !rc;
-    return rc;
-}
-
-/* Moves a cursor of `open`, or of `seen`, to the first place behind one. An LMDB code. */
-static int store_find_left(MDB_cursor *cursor, const struct left_place *place, MDB_val *key,
-                           MDB_val *value)
-{
-    struct span id = {place->at.id, place->at.id_len};
-    if (place->offline) return store_find_seen(cursor, &place->at, false, key, value);
-    if (!id.len) return mdb_cursor_get(cursor, key, value, MDB_FIRST);
-    const MDB_val from = {id.len, (void *)(uintptr_t)id.at};
-    *key = from;
-    int rc = mdb_cursor_get(cursor, key, value, MDB_SET_RANGE);
-    bool same = !rc && !bytes_compare(key->mv_data, key->mv_size, id.at, id.len);
-    return same ? mdb_cursor_get(cursor, key, value, MDB_NEXT) : rc;
-}
-
-/* Reads the key of a place of the tree that a walk is in. */
-static bool store_read_left(MDB_val key, struct left_place *place)
-{
-    if (place->offline) return store_read_seen(key, &place->at);
-    if (!key.mv_size || key.mv_size > USER_ID_MAX) return false;
-    place->at.id_len = (uint8_t)key.mv_size;
-    memcpy(place->at.id, key.mv_data, key.mv_size);
-    return true;
-}
-
-/* Copies those who left at the next STORE_CHUNK places behind one, which becomes the last of them.
- * *at_end: there are no more places. 0 or what went wrong. */
+/* Copies those of the next STORE_CHUNK users behind a place who left; it becomes that of the last
+ * one. *at_end: there are no more users. 0 or what went wrong. */
 static int store_copy_leavers(struct store *st, MDB_txn *txn, struct left_place *place,
                               struct leavers_found *out, bool *at_end)
 {
-    MDB_cursor *cursor, *sessions;
-    MDB_val key, value;
-    int rc = mdb_cursor_open(txn, place->offline ? st->seen : st->open, &cursor);
+    MDB_cursor *users, *sessions;
+    int rc = mdb_cursor_open(txn, st->users, &users);
     if (rc) return rc;
     rc = mdb_cursor_open(txn, st->sessions, &sessions);
     if (rc) {
-        mdb_cursor_close(cursor);
+        mdb_cursor_close(users);
         return rc;
     }
-    rc = store_find_left(cursor, place, &key, &value);
+    MDB_val key = {place->id_len, place->id}, value;
+    rc = mdb_cursor_get(users, &key, &value, place->id_len ? MDB_SET_RANGE : MDB_FIRST);
+    bool same = !rc && !bytes_compare(key.mv_data, key.mv_size, place->id, place->id_len);
+    if (same) rc = mdb_cursor_get(users, &key, &value, MDB_NEXT);
     for (int i = 0; !rc && i < STORE_CHUNK; i++) {
-        if (!store_read_left(key, place)) rc = MDB_CORRUPTED;
-        else rc = store_copy_leaver(st, txn, sessions, place, out);
-        if (rc && rc != MDB_NOTFOUND) break;
-        rc = mdb_cursor_get(cursor, &key, &value, MDB_NEXT);
+        struct store_leaver *one = &out->users[out->count];
+        if (!key.mv_size || key.mv_size > USER_ID_MAX || !store_decode_user(value, &one->user)) {
+            rc = MDB_CORRUPTED;
+            break;
+        }
+        place->id_len = (uint8_t)key.mv_size;
+        memcpy(place->id, key.mv_data, key.mv_size);
+        one->place = *place;
+        one->sessions = 0;
+        if (one->user.last_seen >= place->since)
+            rc = store_copy_ended(sessions, place, out, &one->sessions);
+        out->count += one->sessions || (!one->user.open && one->user.last_seen >= place->since);
+        if (!rc) rc = mdb_cursor_get(users, &key, &value, MDB_NEXT);
     }
     mdb_cursor_close(sessions);
-    mdb_cursor_close(cursor);
-    *at_end = rc == MDB_NOTFOUND && place->offline;
-    if (rc == MDB_NOTFOUND && !place->offline)
-        *place = (struct left_place){
-            .since = place->since, .offline = true, .at = {.last_seen = place->since}};
-    return rc == MDB_NOTFOUND ? 0 : rc;
+    mdb_cursor_close(users);
+    *at_end = rc == MDB_NOTFOUND;
+    return *at_end ? 0 : rc;
 }
 
 /* Visits the users who left since a moment: all who are not online and were seen since, and those
  * who are online again with a session that ended since. It goes on behind a place, which is to be
- * {.since} at first and is moved along, so that another call goes on there. STORE_CHUNK a
- * transaction, and none while visit runs. Who comes and leaves again meanwhile is later in the
- * order, so in the end nobody was missed who is not online then; they may have been visited twice.
- * Stops when visit says so, or at the end, and only then *at_end. False if a read failed; what was
- * visited until then was right. */
+ * {.since} at first and is moved along, so that another call goes on there; each call looks at
+ * LEAVERS_LOOK users at most. STORE_CHUNK a transaction, and none while visit runs. Each user is
+ * shown as they were at some moment of the walk. Stops when visit says so, or at the end, and only
+ * then *at_end. False if a read failed; what was visited until then was right. */
 static bool store_leavers(struct store *st, struct left_place *place, store_visit_leaver *visit,
                           void *context, bool *at_end)
 {
     struct leavers_found found = {.users = mem_new(STORE_CHUNK * sizeof *found.users)};
     bool good = true, more = true;
     *at_end = false;
-    while (good && more && !*at_end) {
+    for (int looked = 0; good && more && !*at_end && looked < LEAVERS_LOOK; looked += STORE_CHUNK) {
         struct left_place scanned = *place;
         MDB_txn *txn = store_begin_read(st);
         int i = 0;
@@ -5713,12 +5684,12 @@ static bool store_leavers(struct store *st, struct left_place *place, store_visi
         const struct session_record *sessions = (const void *)found.sessions.at;
         while (good && more && i < found.count) {
             const struct store_leaver *one = &found.users[i++];
-            struct span id = {one->place.at.id, one->place.at.id_len};
+            struct span id = {one->place.id, one->place.id_len};
             more = visit(context, id, &one->user, sessions, one->sessions);
             sessions += one->sessions;
             *place = one->place;
         }
-        if (good && more) *place = scanned; /* also behind those that were passed over */
+        if (good && more) *place = scanned; /* also behind those who did not leave */
         *at_end = *at_end && good && i == found.count;
     }
     free(found.users);
@@ -5983,9 +5954,11 @@ struct store_batch {
     /* With it the store has a cluster's log up to here; both 0: it says nothing of that. */
     uint32_t position_epoch;
     uint64_t position_number;
-    int64_t known; /* wall ms, with a position: it has all who left the cluster before */
-    int64_t heard; /* wall ms: when the last entry was written of which it has all; 0: unsaid */
+    int64_t known;  /* wall ms, with a position: it has all who left the cluster before */
+    int64_t heard;  /* wall ms: when the last entry was written of which it has all; 0: unsaid */
+    int64_t untold; /* wall ms: since when it may have what no other node has; 0: unsaid, or */
 };
+enum { UNTOLD_NOTHING = -1 };
 
 /* One operation, as it lies in `ops`: this, id_len bytes of the id, text_len bytes. Not aligned
  * there, so it is copied out. */
@@ -6140,11 +6113,13 @@ static void store_batch_move(struct store_batch *to, struct store_batch *from)
         from->position_number = to->position_number;
         from->known = to->known;
         from->heard = to->heard;
+        from->untold = to->untold;
     }
     to->position_epoch = from->position_epoch;
     to->position_number = from->position_number;
     to->known = from->known;
     to->heard = from->heard;
+    to->untold = from->untold;
     if (to->ops.len) {
         buffer_add(&to->ops, from->ops.at, from->ops.len);
         to->users += from->users;
@@ -6167,7 +6142,7 @@ static void store_batch_clear(struct store_batch *b)
     b->last = false;
     b->position_epoch = 0;
     b->position_number = 0;
-    b->known = b->heard = 0;
+    b->known = b->heard = b->untold = 0;
 }
 
 /* ==== 17. Store: inside a transaction ===========================================================
@@ -6612,6 +6587,10 @@ static int store_apply(struct store *st, MDB_txn *txn, void *context)
         rc = store_put_number(st, txn, "known", (uint64_t)commit->batch->known, 8);
     if (!rc && commit->batch && commit->batch->heard)
         rc = store_put_number(st, txn, "heard", (uint64_t)commit->batch->heard, 8);
+    if (!rc && commit->batch && commit->batch->untold) {
+        bool nothing = commit->batch->untold == UNTOLD_NOTHING;
+        rc = store_put_number(st, txn, "untold", nothing ? 0 : (uint64_t)commit->batch->untold, 8);
+    }
     size_t sweep = STORE_SWEEP;
     if (commit->batch) sweep += STORE_SWEEP_EACH * commit->batch->sessions;
     if (!rc && history) rc = store_sweep(st, txn, now - history, sweep);
@@ -6948,7 +6927,7 @@ static int store_find_node(struct store *st, MDB_txn *txn)
 static int store_boot(struct store *st, MDB_txn *txn, void *context)
 {
     (void)context;
-    uint64_t boots, alive, clean, tried, known, heard;
+    uint64_t boots, alive, clean, tried, known, heard, untold;
     int rc = store_find_outbox_end(st, txn);
     if (rc) return rc;
     rc = store_get_number(st, txn, "boots", 8, &boots);
@@ -6963,6 +6942,9 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
     if (rc && rc != MDB_NOTFOUND) return rc;
     rc = store_get_number(st, txn, "heard", 8, &heard);
     if (rc && rc != MDB_NOTFOUND) return rc;
+    rc = store_get_number(st, txn, "untold", 8, &untold);
+    if (rc && rc != MDB_NOTFOUND) return rc;
+    if (rc && alive) untold = 1; /* it was no node's */
     rc = store_get_position(st, txn, &st->was_position_epoch, &st->was_position_number);
     if (!rc) rc = store_find_node(st, txn);
     if (rc) return rc;
@@ -6971,6 +6953,7 @@ static int store_boot(struct store *st, MDB_txn *txn, void *context)
     st->was_alive = (int64_t)alive;
     st->was_known = (int64_t)known;
     st->was_heard = (int64_t)heard;
+    st->was_untold = (int64_t)untold;
     st->was_clean = clean;
     st->last_commit = clock_wall_ms();
     rc = store_put_number(st, txn, "boots", boots + 1, 8);
@@ -15962,13 +15945,13 @@ enum record_want { WANT_SNAPSHOT, WANT_CONNECTIONS, WANT_HISTORY };
 /* One record, as read or to be written. Spans point into the entry. */
 struct record {
     enum record_kind kind;
-    struct span id; /* SAYS, SEEN, CACHED, ENDED, MANUAL, KICK, WANT of connections */
+    struct span id; /* SAYS, SEEN, CACHED, ENDED, MANUAL, KICK, WANT of connections; WANT of
+                       * history: who comes behind this user, which may be none */
     uint64_t about; /* EVICT, CACHED, ENDED, ABSENT: an incarnation; WANT: a node not asked, or the
                        * number of the question */
     uint64_t node;  /* ABSENT: whose; WANT of history: of whom it is wanted */
     struct span name; /* HELLO: of the node */
-    bool whole;       /* HELLO, BEAT: it has a whole table; SAYS: a final end; WANT of history: the
-                       * place is of those who are offline */
+    bool whole;       /* HELLO, BEAT: it has a whole table; SAYS: a final end */
     bool hooks;       /* HELLO, BEAT: it keeps an outbox, and can post it */
     enum record_want want;
     uint64_t number;       /* BEAT, DELIVERED, WANT */
@@ -15982,7 +15965,7 @@ struct record {
     int64_t since;  /* SAYS, CACHED: wall; WANT: wall, leavers from here on are wanted; HELLO: wall,
                     * when the writer last knew all */
     int64_t untold; /* HELLO: wall, since when its store may have what no other has; 0: never */
-    int64_t last_seen;      /* SAYS, SEEN, CACHED, MANUAL: wall; WANT of history: of the place */
+    int64_t last_seen;      /* SAYS, SEEN, CACHED, MANUAL: wall */
     int64_t until, hidden;  /* MANUAL: wall; until 0 is for good */
     bool there;             /* MANUAL: false is nothing any more */
     struct span message;    /* MANUAL */
@@ -16192,8 +16175,6 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
         put_bytes(out, r->id);
         if (r->want != WANT_HISTORY) break;
         put_fixed(out, r->node);
-        put_byte(out, r->whole);
-        put_time(out, time, r->last_seen);
         break;
     }
 }
@@ -16290,8 +16271,6 @@ static void record_read(struct taker *in, int64_t time, struct record *r)
         if (r->id.len && !user_id_valid(r->id)) in->bad = true;
         if (r->want != WANT_HISTORY) break;
         r->node = take_fixed(in);
-        r->whole = take_choice(in, 1);
-        r->last_seen = take_time(in, time);
         break;
     default: in->bad = true;
     }
@@ -16360,8 +16339,8 @@ struct incarnation {
     bool hooks;         /* it keeps an outbox, and can post it, */
     uint64_t kept;      /* which has all changes behind this number; UINT64_MAX: not known yet */
     int64_t since;      /* wall: when it last knew all, before this epoch */
-    bool wanted;        /* we want the history that its store has, */
-    int64_t wanted_of;  /* wall: of that time on */
+    int64_t untold;     /* wall: since when it may have what we have not; 0: never, or it told us */
+    bool told;          /* what its store has of a time that we missed */
     bool stated;
     bool evicted;
     unsigned feeds;     /* that are read at its node */
@@ -16610,13 +16589,29 @@ static bool user_said_live(const struct user *user)
     return false;
 }
 
+/* A user who is offline here was seen later than is known, as the node says that had them: the
+ * store may have the user. */
+static void replica_seen_offline(struct replica *r, const struct record *record)
+{
+    struct user_record known = {.first_seen = record->last_seen,
+                                .last_seen = record->last_seen,
+                                .offline_since = record->last_seen,
+                                .status = STATUS_OFFLINE,
+                                .reason = (uint8_t)record->reason};
+    if (presence_may_wait(r->shown, r->shown->ended.users, ENDED_SESSIONS_MAX))
+        store_batch_leaver(&r->shown->ended, record->id, &known, NULL, 0);
+}
+
 /* [hub] A contribution of an incarnation, absolute. */
 static void replica_hear(struct replica *r, struct instant now, size_t holder,
                          const struct record *record)
 {
     struct presence *p = r->table;
     struct user *user = presence_find(p, record->id);
-    if (!user && !record->state) return;
+    if (!user && !record->state) {
+        replica_seen_offline(r, record);
+        return;
+    }
     if (!user) user = presence_make(p, record->id);
     struct said **place = user_said(user, holder);
     if (record->state) {
@@ -16809,6 +16804,7 @@ static void replica_session(struct replica *r, struct instant now, const struct 
         replica_merge(r, now, user, 0, record->reason, record->address);
         return;
     }
+    if (user && user->state) replica_seen(r, user, record->last_seen);
     if (p->silent && !user) user = presence_make(p, record->id);
     if (user && !user->state &&
         atomic_load_explicit(&user->last_seen, memory_order_relaxed) <= record->last_seen) {
@@ -16830,14 +16826,7 @@ static void replica_session(struct replica *r, struct instant now, const struct 
     store_batch_leaver(&r->shown->ended, record->id, &known, NULL, 0);
 }
 
-/* What the store of an incarnation's node has of a time is wanted, and of all that came later. */
-static void incarnation_want(struct incarnation *inc, int64_t since)
-{
-    inc->wanted_of = inc->wanted && inc->wanted_of < since ? inc->wanted_of : since;
-    inc->wanted = true;
-}
-
-/* An incarnation says hello: another one of the same node is over by that. */
+/* [hub] An incarnation says hello: another one of the same node is over by that. */
 static void replica_hello(struct replica *r, size_t holder, const struct record *record)
 {
     struct incarnation *inc = r->incarnations[holder];
@@ -16846,7 +16835,7 @@ static void replica_hello(struct replica *r, size_t holder, const struct record 
     inc->since = record->since;
     memcpy(inc->name, record->name.at, record->name.len);
     inc->name[record->name.len] = 0;
-    if (record->untold && inc->node != r->node) incarnation_want(inc, record->untold);
+    inc->untold = record->untold;
     for (size_t i = 0; i < r->count; i++)
         if (i != holder && r->incarnations[i]->node == inc->node && r->incarnations[i]->n)
             r->incarnations[i]->evicted = true;
@@ -17216,7 +17205,7 @@ struct node {
     size_t kept_bytes;
     STAILQ_HEAD(, donation) donations;
 
-    /* What other nodes' stores have of the time that we missed: asked of each, a piece at a time. */
+    /* What other nodes' stores have of a time that we missed: asked of each, a piece at a time. */
     uint64_t question;       /* under way; 0: none */
     uint64_t questioned;     /* the incarnation that it was put to */
     struct left_place place; /* the answer goes on behind it */
@@ -17329,13 +17318,26 @@ static struct record node_contribution(const struct user *user)
     return r;
 }
 
-/* Keeps how a session ended that others do not know of, until they can be told. What is too much
+/* Until when all that our store has was told, wall; never 0. */
+static int64_t node_knew(const struct node *node)
+{
+    return node->knew > 0 ? node->knew : 1;
+}
+
+/* Since when our store may have what no other has: of us as the others do not hear us. */
+static int64_t node_untold(const struct node *node)
+{
+    if (node->untold) return node->untold;
+    return node_alone(node) ? node_knew(node) : UNTOLD_NOTHING;
+}
+
+/* [hub] Keeps how a session ended that others do not know of, until they can be told. What is too much
  * they ask for. */
 static void node_keep_session(struct node *node, struct span id, const struct session_record *ended,
                               const uint8_t *address)
 {
     if (node->sessions.len >= NODE_SESSIONS_BYTES) {
-        if (!node->untold) node->untold = node->knew > 0 ? node->knew : 1;
+        if (!node->untold) node->untold = node_knew(node);
         return;
     }
     record_write(&node->sessions, 0,
@@ -17916,7 +17918,7 @@ static void node_end_user(struct node *node, struct instant now, struct user *us
         bool over = said->evicted && said->last_seen + r->table->threshold <= now.mono;
         enum reason reason = (enum reason)said->reason;
         if (over && node_alone(node)) {
-            r->table->guesses |= said->holder >= INCARNATIONS_FIXED;
+            r->table->guesses |= said->holder != INCARNATION_SELF;
             why = reason;
             replica_unsay(r, user, place);
             continue;
@@ -18173,9 +18175,10 @@ static bool node_install_said(struct user *user, struct user *from)
     if (from->state && user->state) user->online_since = from->online_since;
     if (!from->state) user->reason = from->reason;
     int64_t seen = atomic_load_explicit(&from->last_seen, memory_order_relaxed);
-    if (seen <= atomic_load_explicit(&user->last_seen, memory_order_relaxed)) return false;
-    atomic_store_explicit(&user->last_seen, seen, memory_order_relaxed);
-    return true;
+    bool later = seen > atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+    /* Who is online is as the log says: what we alone saw of them it learns from us. */
+    if (later || from->state) atomic_store_explicit(&user->last_seen, seen, memory_order_relaxed);
+    return later;
 }
 
 /* [hub] Has a user of the shown table be as in the next one, where `from` is the same user, or
@@ -18198,7 +18201,8 @@ static void node_install_user(struct node *node, struct instant now, struct user
     struct replica shown = node->replica; /* its incarnations, on the table that is shown */
     shown.table = p;
     replica_merge(&shown, now, user, from ? from->online_since : 0, reason, NULL);
-    if (was) ended.reason = (uint8_t)reason;
+    int64_t seen = from ? atomic_load_explicit(&from->last_seen, memory_order_relaxed) : ended.to;
+    if (was) ended.reason = (uint8_t)(seen == ended.to ? reason : REASON_NODE_LOST);
     if ((was || guessed) && !user->state) node_end_unheard(node, user, ended, tell);
     if (guessed && !user->state) presence_mark_dirty(p, user, DIRTY_STATE); /* we guessed right */
     if (manual) user_tell_manual(p, user);
@@ -18214,16 +18218,6 @@ static void node_listen(struct node *node, uint64_t request)
     node->request = pieces->request = request;
     node->history_pieces = 0;
     node->ask(node->context, pieces);
-}
-
-/* We missed something: all who live are asked what they have of that time. */
-static void node_want_history(struct node *node)
-{
-    struct replica *r = &node->replica;
-    node->question = 0;
-    node->history_came = false;
-    for (size_t i = INCARNATIONS_FIXED; node->gap && i < r->count; i++)
-        if (r->incarnations[i]->node != node->id) incarnation_want(r->incarnations[i], node->since);
 }
 
 /* [hub] Installs the next table, of at most so many users; true if that is done. The walk takes the
@@ -18273,7 +18267,8 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     node->beat_at = mono; /* to say that our table is whole */
     node->settled_at = mono;
     node_listen(node, node->incarnation);
-    node_want_history(node);
+    node->question = node->questioned = 0;
+    node->history_came = false;
     node_say_late(node, now, &node->manuals);
     node_say_late(node, now, &node->sessions);
     node_told(node, CAUSE_SETTLED);
@@ -18477,7 +18472,7 @@ static bool node_donate(struct node *node, size_t most)
     return true;
 }
 
-/* Appends a user who left, with the sessions that ended meanwhile. */
+/* [reader] Appends a user who left, with the sessions that ended meanwhile. */
 static void piece_leaver(struct buffer *out, struct span id, const struct user_record *user,
                          const struct session_record *sessions, size_t count)
 {
@@ -18496,12 +18491,19 @@ static void piece_leaver(struct buffer *out, struct span id, const struct user_r
 /* What became of a read of the store. */
 enum leavers_told { LEAVERS_MORE, LEAVERS_END, LEAVERS_FAILED };
 
-/* True if somebody lives who is being asked for the history that their store has. */
-static bool replica_wants(const struct replica *r)
+/* True if a node that lives may know of sessions that are not in our store. */
+static bool node_lacks(const struct node *node, const struct incarnation *inc)
 {
-    for (size_t i = INCARNATIONS_FIXED; i < r->count; i++)
-        if (r->incarnations[i]->wanted && incarnation_lives(r, r->incarnations[i])) return true;
-    return false;
+    if (inc->node == node->id || !incarnation_lives(&node->replica, inc)) return false;
+    return inc->untold || (node->gap && inc->whole && !inc->told);
+}
+
+/* True if our store has all sessions that any node that lives knows of. */
+static bool node_has_history(const struct node *node)
+{
+    for (size_t i = INCARNATIONS_FIXED; i < node->replica.count; i++)
+        if (node_lacks(node, node->replica.incarnations[i])) return false;
+    return !node->gap || node->history_came;
 }
 
 /* Answers another node's question for who left. */
@@ -18513,9 +18515,7 @@ static void node_tell_history(struct node *node, const struct leavers_wish *wish
     piece_begin(node, 0, &out, PIECE_HISTORY);
     put_fixed(&out, wish->question);
     put_byte(&out, how);
-    put_byte(&out, wish->place.offline);
-    put_time(&out, 0, wish->place.at.last_seen);
-    put_bytes(&out, (struct span){wish->place.at.id, wish->place.at.id_len});
+    put_bytes(&out, (struct span){wish->place.id, wish->place.id_len});
     buffer_add(&out, users->at, users->len);
     node_ask_piece(node, wish->request, 0, &out);
 }
@@ -18540,8 +18540,7 @@ static void node_leavers_read(struct node *node, const struct leavers_wish *wish
         node_piece(node, d, &out);
     }
     buffer_free(users);
-    if (how != LEAVERS_MORE)
-        node_donated(node, d, how == LEAVERS_END && !node->gap && !replica_wants(&node->replica));
+    if (how != LEAVERS_MORE) node_donated(node, d, how == LEAVERS_END && node_has_history(node));
 }
 
 /* The engine has one more piece of ours. */
@@ -18573,12 +18572,9 @@ static void node_wanted_history(struct node *node, const struct record *record)
     struct leavers_wish wish = {record->number, record->about,
                                 node_left_since(node, record->since)};
     if (record->node != node->id || !node->read_leavers) return;
-    bool first = !record->whole && !record->id.len;
-    wish.place.offline = record->whole;
-    wish.place.at.last_seen = record->last_seen;
-    wish.place.at.id_len = (uint8_t)record->id.len;
-    memcpy(wish.place.at.id, record->id.at, record->id.len);
-    node->read_leavers(node->context, &wish, first);
+    wish.place.id_len = (uint8_t)record->id.len;
+    memcpy(wish.place.id, record->id.at, record->id.len);
+    node->read_leavers(node->context, &wish, !record->id.len);
 }
 
 /* [hub] Somebody wants something. A copy gives the living node with the lowest id that has a whole
@@ -18690,7 +18686,7 @@ struct leaver {
     size_t count;
 };
 
-/* Reads one; in->bad is set if it makes no sense. */
+/* [hub] Reads one; in->bad is set if it makes no sense. */
 static struct leaver take_leaver(struct taker *in)
 {
     struct leaver l = {.id = take_id(in)};
@@ -18756,20 +18752,20 @@ static void node_take_history(struct node *node, struct taker *in)
     size_t at;
     uint64_t question = take_fixed(in);
     enum leavers_told how = (enum leavers_told)take_choice(in, LEAVERS_FAILED);
-    struct left_place place = {.offline = take_choice(in, 1)};
-    place.at.last_seen = take_time(in, 0);
+    struct left_place place = {0};
     struct span id = take_bytes(in, 0, USER_ID_MAX);
     node->history_pieces++;
     if (in->bad || question != node->question) return;
-    place.at.id_len = (uint8_t)id.len;
-    memcpy(place.at.id, id.at, id.len);
+    place.id_len = (uint8_t)id.len;
+    memcpy(place.id, id.at, id.len);
     while (in->at < in->end && !in->bad) history_leaver(node, in);
     if (in->bad) return; /* it is asked again */
     node->place = place;
     node->question = 0;
     node->history_came |= how == LEAVERS_END;
     if (how == LEAVERS_MORE || !replica_knows(&node->replica, node->questioned, &at)) return;
-    node->replica.incarnations[at]->wanted = false;
+    node->replica.incarnations[at]->untold = 0;
+    node->replica.incarnations[at]->told = true;
     node->questioned = 0;
 }
 
@@ -18805,12 +18801,14 @@ static void node_ask_history(struct node *node, struct instant now, int64_t mono
     if (node->state != NODE_SETTLED || waits || node->leavers.ops.len >= LEAVERS_BYTES) return;
     for (size_t i = INCARNATIONS_FIXED; i < r->count; i++) {
         const struct incarnation *inc = r->incarnations[i];
-        if (!inc->wanted || !inc->whole || !incarnation_lives(r, inc)) continue;
+        if (!inc->whole || !node_lacks(node, inc)) continue;
         if (!of || inc->id == node->questioned) of = inc;
     }
     node->question = 0;
-    if (!of && node->history_came && !replica_wants(r)) node->gap = false;
+    if (!of && node_has_history(node)) node->gap = false;
     if (!of) return;
+    int64_t since =
+        of->untold && (!node->gap || of->untold < node->since) ? of->untold : node->since;
     if (of->id != node->questioned) node->place = (struct left_place){0};
     if (node->history_pieces >= HISTORY_PIECES) node_listen(node, node_random(node));
     node->questioned = of->id;
@@ -18821,11 +18819,9 @@ static void node_ask_history(struct node *node, struct instant now, int64_t mono
                               .want = WANT_HISTORY,
                               .number = node->request,
                               .about = node->question,
-                              .since = of->wanted_of,
+                              .since = since,
                               .node = of->node,
-                              .whole = node->place.offline,
-                              .last_seen = node->place.at.last_seen,
-                              .id = {node->place.at.id, node->place.at.id_len}});
+                              .id = {node->place.id, node->place.id_len}});
 }
 
 /* Goes on with the next snapshot of the copy, once there is room for what it has. */
@@ -22346,15 +22342,6 @@ static bool hub_cluster_tick(struct server *server, struct instant now, size_t m
     return node_tick(&server->node, time, most) && own;
 }
 
-/* [main] Since when the store has what no other node may have: the server before this one was alone
- * when it ended, or was no node at all. 0: it has nothing of that kind. */
-static int64_t server_untold(const struct store *st)
-{
-    bool was_alone = st->was_alive - st->was_heard >= NODE_EPOCH_MS;
-    if (!was_alone) return 0;
-    return st->was_heard > 0 ? st->was_heard : 1;
-}
-
 /* [main] Sets the node up, before there are threads. */
 static void server_begin_node(struct server *server)
 {
@@ -22373,7 +22360,7 @@ static void server_begin_node(struct server *server)
                       .hooks = webhook_wanted(&server->webhook),
                       .since = server->store->was_known,
                       .knew = server->store->was_heard,
-                      .untold = server_untold(server->store),
+                      .untold = server->store->was_untold,
                       .margin = o->threshold + SEEN_FLUSH_MS + o->ping_interval + o->pong_timeout};
     snprintf(node->name, sizeof node->name, "%s", name);
     node_init(node, table_time(server, server->started), &server->presence, server->store->node);
@@ -22589,6 +22576,7 @@ static void hub_begin_batch(struct server *server)
     if (!server->clustered) return;
     store_batch_move(&server->presence.ended, &node->leavers); /* they know better than we did */
     hub->batch.heard = node_knows(node);
+    hub->batch.untold = node_untold(node);
     if (node->state != NODE_SETTLED) return;
     hub->batch.position_epoch = node->epoch;
     hub->batch.position_number = server->presence.sequence;

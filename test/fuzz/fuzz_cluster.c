@@ -28,6 +28,8 @@ struct fuzz_node {
     uint64_t n[FUZZ_WRITERS]; /* of the last entry of each; the first is the node itself */
     uint64_t incarnation;     /* of the node, when n[0] was counted */
     uint64_t pieces;          /* of the copy that is under way, so far */
+    struct leavers_wish wish; /* what is to be read of the store */
+    bool wishes;
 };
 
 static struct span fuzz_user(int user)
@@ -46,6 +48,14 @@ static void fuzz_node_asks(void *context, struct engine_ask *ask)
     (void)context;
     buffer_free(&ask->text);
     free(ask);
+}
+
+static void fuzz_node_reads(void *context, const struct leavers_wish *wish, bool first)
+{
+    struct fuzz_node *f = context;
+    (void)first;
+    f->wish = *wish;
+    f->wishes = true;
 }
 
 /* Memory of exactly this size, so that whoever reads beyond it is seen. */
@@ -103,6 +113,14 @@ static void fuzz_turn(struct fuzz_node *f)
         if (done) break;
     }
     while (node_busy(&f->node)) node_work(&f->node, f->now, f->now.mono, 1000);
+    if (f->wishes) { /* the store has one user, who left */
+        struct buffer users = {0};
+        struct user_record left = {.last_seen = f->now.mono};
+        struct session_record ended = {.from = 1, .to = f->now.mono};
+        f->wishes = false;
+        if (!f->wish.place.id_len) piece_leaver(&users, fuzz_user(0), &left, &ended, 1);
+        node_leavers_read(&f->node, &f->wish, &users, users.len ? LEAVERS_MORE : LEAVERS_END);
+    }
     node_tick(&f->node, f->now, SIZE_MAX);
     buffer_free(&f->node.leavers.ops);
     f->node.leavers = (struct store_batch){0};
@@ -164,6 +182,7 @@ static void fuzz_tell_piece(struct fuzz_node *f, bool good, const uint8_t *at, s
         put_number(&out, f->node.pieces);
         put_fixed(&out, 1);
         put_number(&out, f->node.replica.next);
+        if (*at % PIECE_KINDS == PIECE_HISTORY) put_fixed(&out, f->node.question);
         at++, len--;
     }
     tell.text = fuzz_exact(out.at, out.len, at, len);
@@ -236,7 +255,10 @@ static void fuzz_steps(const uint8_t *data, size_t len)
     f->now = (struct instant){1764000000000, 0};
     f->random = 1;
     presence_init(&f->shown, 3000, 20000, f->now);
-    f->node = (struct node){.ask = fuzz_node_asks, .random = fuzz_node_random, .context = f};
+    f->node = (struct node){.ask = fuzz_node_asks,
+                            .random = fuzz_node_random,
+                            .read_leavers = fuzz_node_reads,
+                            .context = f};
     strcpy(f->node.name, "node");
     node_init(&f->node, f->now, &f->shown, 9);
     fuzz_tell_other(f, 8); /* up */
