@@ -168,7 +168,7 @@ const everybody = () => ({ ...three(),
   [`${'w'.repeat(60)}@${'example.'.repeat(8)}com`]: {}, 'a\u202eb': { status: 'away' } });
 
 test('what is set by hand, and like connections together', async (t) => {
-  const { page } = await admin(t, { users: everybody() }, { hash: '#/user/eve' });
+  const { server, page } = await admin(t, { users: everybody() }, { hash: '#/user/eve' });
   await page.waitForSelector('#detail-body:not([hidden])');
   assert.match(await text(page, 'detail-state'), /online\s+live\s+hidden from others/);
   assert.match(await text(page, 'detail-manual'), /^Set by hand: invisible, until \d\d:\d\d \(2\d min\)$/);
@@ -177,7 +177,11 @@ test('what is set by hand, and like connections together', async (t) => {
   assert.deepEqual(rows, ['Firefox 125 on Linux \u00d7 2 192.0.2.10 online 2 min 2 to 9 ms']);
   await page.click('#connection-rows summary');
   await untilText(page, 'connection-rows', /192\.0\.2\.10:50000[^]*192\.0\.2\.10:50001/);
-  await page.click('#refresh');
+  server.users.get('eve').list.push({ ...wire(2), node: 'node-b<b>', status: 'away', agent: 'app/1.2 (x)' });
+  server.change('eve', {});
+  await page.waitForFunction(() => document.querySelectorAll('#connection-rows tr').length === 2);
+  assert.match(await page.locator('#connection-rows tr >> nth=1').innerText(), /^app 1\.2\s+192\.0\.2\.10, on node-b<b>\s+away/);
+  assert.equal(await page.$eval('#connection-rows details', (one) => one.open), true, 'what was opened stays so');
   const listed = await page.$$eval('#rows tr', (all) => all.map((one) => one.innerText.replace(/\s+/g, ' ')));
   assert.ok(listed.some((line) => /^eve a message .* online ?, hidden live 2 /.test(line)), listed.join('\n'));
   await page.selectOption('#filter', 'hidden');

@@ -166,6 +166,16 @@ test('following: status and message come, and are stale while the network is cut
   assert.equal(await first.locator('#followed li').count(), 1);
 });
 
+test('the log is under You, one row of buttons, and who is online is no part of who is followed', async (server, tab) => {
+  const page = await tab();
+  await online(page, 'alice');
+  assert.deepEqual(await page.$$eval('section', (all) => all.map((one) => [...one.querySelectorAll('h2')].map((h2) => h2.innerText.trim()))),
+    [['You', 'What happened in this tab', 'Try this'], ['Followed'], ['Online now 1']]);
+  const tops = await page.$$eval('#running button', (all) => all.map((one) => one.getBoundingClientRect().top));
+  assert.deepEqual([tops.length, new Set(tops).size], [2, 1]);
+  assert.equal(await page.locator('#you #log li').count(), 1);
+});
+
 test('a reload goes on with the same name and the same stay', async (server, tab) => {
   const page = await tab();
   await online(page, 'alice');

@@ -88,7 +88,7 @@ function emptyWords({ loading, reached, stored, known }) {
     return ['Nobody is online', 'Users appear here as soon as they connect. A page makes the first:'];
   }
   if (stored) return ['No user matches', text ? `of ${plural(known, 'known user')}` : ''];
-  return [text ? 'Nobody online matches' : 'Nobody online is so', '', text !== ''];
+  return [text ? 'Nobody online matches' : 'No user online is like this', '', text !== ''];
 }
 
 /** Draws the page and the pager. Who has the focus keeps it in another line. */
