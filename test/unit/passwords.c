@@ -259,8 +259,8 @@ static void sessions_are_kept_in_a_file(void **unused)
     rmdir(dir);
 }
 
-/* A file that takes no more is emptied: with the next start all sessions end, the one that was ended
- * among them. Until then the process knows. */
+/* A file that takes no more is emptied: with the next start all sessions end, the one that was
+ * ended among them. Until then the process knows. */
 static void sessions_end_when_one_that_ended_cannot_be_kept(void **unused)
 {
     (void)unused;

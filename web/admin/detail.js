@@ -194,7 +194,7 @@ function connectionRow([key, list]) {
   const oldest = list.reduce((a, b) => (b.connected_at < a.connected_at ? b : a));
   const cell = (...children) => element('td', {}, ...children);
   return element('tr', {}, element('th', { scope: 'row' }, more,
-    element('span', { class: 'muted' }, foreign(one.address), one.node ? [', on ', one.node].map(visible).join('') : '')),
+    element('span', { class: 'muted' }, foreign(one.address), one.node ? `, on ${visible(one.node)}` : '')),
   cell(badge(one.status)), cell(since(oldest.connected_at, lasting)), cell(tripText(list)));
 }
 
