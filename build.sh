@@ -102,6 +102,7 @@ packages() {
         ;;
     esac
     case $1 in test | long | lint | hostile) echo nodejs:node npm:npm iproute2:ip git:git ;; esac
+    case $1 in long) echo golang-go:go php-cli:php ruby:ruby default-jdk-headless:javac ;; esac
     case $1 in
     test | long)
         echo openssl:openssl chromium:chromium libnss3-tools:certutil redis-server:redis-server

@@ -96,6 +96,7 @@
  *   a counter                    Counters: a row of COUNTER_TABLE; presence-protocol(7)
  *   a gauge                      API: state of the server: api_metrics
  *   an error or close code       Limits, types, errors: ERROR_TABLE, CLOSE_TABLE
+ *   what a token is refused for  Tokens: a row of TOKEN_PROBLEM_TABLE; presence-protocol(7)
  *   what nodes tell each other   Cluster: entries: a row of RECORD_TABLE; what follows from it,
  *                                Cluster: table, replica_apply
  *   a setting of TLS             TLS: certificates: tls_config_base; vendor/mbedtls_config.h
@@ -389,11 +390,12 @@ enum close_code { CLOSE_TABLE(X) CLOSE_NO_STATUS = 1005, CLOSE_AWAY = 4001 };
     X(TOKEN_MISSING, "token_missing", 401, CLOSE_TOKEN, "a token is needed here")                  \
     X(TOKEN_INVALID, "token_invalid", 401, CLOSE_TOKEN, "the token is not accepted")               \
     X(TOKEN_EXPIRED, "token_expired", 401, CLOSE_TOKEN, "the token has run out: get a new one")    \
-    X(FORBIDDEN, "forbidden", 403, CLOSE_KICKED, "the token does not allow this")                  \
+    X(FORBIDDEN, "forbidden", 403, CLOSE_KICKED,                                                   \
+      "the token does not allow this: see its sub, watch and admin")                               \
     X(FORBIDDEN_ORIGIN, "forbidden_origin", 403, 0,                                                \
       "pages of this origin may not do this; see --allow-origin")                                  \
     X(MISDIRECTED_HOST, "misdirected_host", 421, 0,                                                \
-      "without keys for tokens this server answers to localhost and addresses only")               \
+      "without keys for tokens it answers to localhost and addresses only: see --jwt-secret-file") \
     X(WRONG_PASSWORD, "wrong_password", 401, 0, "this is not the password")                        \
     X(TOO_MANY_FAILURES, "too_many_failures", 429, 0,                                              \
       "too many wrong passwords, or other logins are under way: try again after Retry-After")      \
@@ -3734,28 +3736,54 @@ static bool token_keys_add_public(struct token_keys *keys, const char *value, bo
     return good;
 }
 
-/* What can be wrong with a token, and the text that a client is told. It says which check failed,
- * never what was compared: an issuer's mistake can be found by it, and a forger learns nothing. */
+/* What can be wrong with a token, the error that this is, and the text that a client is told, over
+ * HTTP and behind the error's code in the close frame of a WebSocket, which has room for so many
+ * bytes (connection_close_token). It says which check failed and what to write, never what was
+ * compared: an issuer's mistake can be found by it, and a forger learns nothing. */
 #define TOKEN_PROBLEM_TABLE(X)                                                                     \
-    X(NONE, "the token is good")                                                                   \
-    X(MISSING, "there is no token")                                                                \
-    X(MALFORMED, "the token is not three parts in base64url, or too long, or holds no JSON")       \
-    X(HEADER, "the token's typ is not JWT or at+jwt, or its crit asks for what is not known")      \
-    X(ALGORITHM, "the token's alg is not HS256, RS256 or ES256, or is not that of the key")        \
-    X(UNKNOWN_KEY, "the token was signed with a key that is not known")                            \
-    X(SIGNATURE, "the token's signature is wrong")                                                 \
-    X(EXPIRED, "the token has expired")                                                            \
-    X(NOT_YET, "the token is not yet valid")                                                       \
-    X(ISSUER, "the token's iss is not the issuer expected")                                        \
-    X(AUDIENCE, "the token's aud is not for this server")                                          \
-    X(SUBJECT, "the token's sub is not a valid user id")                                           \
-    X(CLAIMS, "the token has no exp, or its exp, nbf or watch cannot be what it is")
-#define X(name, text) TOKEN_##name,
+    X(NONE, NONE, "the token is good")                                                             \
+    X(MISSING, TOKEN_MISSING,                                                                      \
+      "there is no token: send Authorization: Bearer TOKEN, or a subprotocol token.TOKEN behind "  \
+      "presence.v1")                                                                               \
+    X(MALFORMED, TOKEN_INVALID,                                                                    \
+      "the token is not three parts in base64url, or is longer than 8192 bytes, or holds no JSON") \
+    X(HEADER, TOKEN_INVALID,                                                                       \
+      "the token's typ is not JWT or at+jwt, or its crit asks for what is not known")              \
+    X(ALGORITHM, TOKEN_INVALID,                                                                    \
+      "the token's alg is not HS256, RS256 or ES256, or is not that of the key")                   \
+    X(UNKNOWN_KEY, TOKEN_INVALID,                                                                  \
+      "the token's kid is that of no key: leave it out, or name the key: --jwt-secret-file "       \
+      "KID=FILE")                                                                                  \
+    X(SECRET, TOKEN_INVALID,                                                                       \
+      "the token's signature is wrong: the secret is the file's text less its line end, not "      \
+      "decoded")                                                                                   \
+    X(SIGNATURE, TOKEN_INVALID, "the token's signature is wrong: it does not fit the public key")  \
+    X(EXPIRED, TOKEN_EXPIRED, "the token's exp has passed: get a new one")                         \
+    X(NOT_YET, TOKEN_INVALID, "the token's nbf is yet to come: set the clocks")                    \
+    X(ISSUER, TOKEN_INVALID, "the token's iss is not that of --jwt-issuer")                        \
+    X(AUDIENCE, TOKEN_INVALID, "the token's aud is not that of --jwt-audience")                    \
+    X(SUBJECT, TOKEN_INVALID,                                                                      \
+      "the token's sub is not a user id: a string of 1 to 128 bytes without control characters")   \
+    X(TIMES, TOKEN_INVALID,                                                                        \
+      "the token needs an exp, and exp and nbf are numbers: seconds since 1970, not milliseconds") \
+    X(WATCH, TOKEN_INVALID, "the token's watch is neither \"*\" nor a list of user ids")           \
+    X(OTHER_USER, FORBIDDEN, "the token is another user's: its sub is not the user in the path")   \
+    X(NOT_WATCHED, FORBIDDEN,                                                                      \
+      "the token's watch does not have this user: it is to be a list of ids, or \"*\"")            \
+    X(NOT_ALL, FORBIDDEN, "this takes a token with \"watch\":\"*\", or an admin's")                \
+    X(NOT_ADMIN, FORBIDDEN, "this takes an admin's token, with \"admin\":true")
+#define X(name, error, text) TOKEN_##name,
 enum token_problem { TOKEN_PROBLEM_TABLE(X) TOKEN_PROBLEM_COUNT };
 #undef X
-#define X(name, text) text,
-static const char *const TOKEN_PROBLEMS[] = {TOKEN_PROBLEM_TABLE(X)};
+/* A row as code reads it; the index is enum token_problem. */
+static const struct token_problem_row {
+    enum error error;
+    const char *text;
+} TOKEN_PROBLEMS[] = {
+#define X(name, error, text) {ERROR_##error, text},
+    TOKEN_PROBLEM_TABLE(X)
 #undef X
+};
 
 /* What a good token says. Whoever had it read gives it to token_free. */
 struct token {
@@ -3951,7 +3979,7 @@ static enum token_problem token_check_signature(const struct token_keys *keys,
         if (header->has_kid && (known ? !token_key_named(key, header) : *key->kid)) continue;
         if (key->kind == header->kind) {
             if (token_key_fits(key, parts)) return TOKEN_NONE;
-            problem = TOKEN_SIGNATURE;
+            problem = key->kind == TOKEN_HS256 ? TOKEN_SECRET : TOKEN_SIGNATURE;
         } else if (problem == TOKEN_UNKNOWN_KEY) {
             problem = TOKEN_ALGORITHM;
         }
@@ -3984,10 +4012,10 @@ static enum token_problem token_check_claims(struct json_value claims, int64_t w
     struct json_value value, item;
     int64_t from;
     if (!json_member(claims, "exp", &value) || !token_read_time(value, expires_ms))
-        return TOKEN_CLAIMS;
+        return TOKEN_TIMES;
     if (wall_ms >= *expires_ms + TOKEN_SKEW_MS) return TOKEN_EXPIRED;
     if (json_member(claims, "nbf", &value)) {
-        if (!token_read_time(value, &from)) return TOKEN_CLAIMS;
+        if (!token_read_time(value, &from)) return TOKEN_TIMES;
         if (wall_ms < from - TOKEN_SKEW_MS) return TOKEN_NOT_YET;
     }
     if (*issuer && !(json_member(claims, "iss", &value) && json_is(value, issuer)))
@@ -4007,14 +4035,15 @@ static int token_read_id(struct json_value value, char out[USER_ID_MAX + 1])
     return n >= 0 && user_id_valid((struct span){out, (size_t)n}) ? n : -1;
 }
 
-/* Takes the watch claim, "*" or an array of user ids; false if it is something else. The array is
- * kept as text: most tokens are checked once and never asked for it. */
+/* Takes the watch claim, "*" or an array of user ids; null is nobody, as several languages write an
+ * empty list so. False if it is something else. The array is kept as text: most tokens are checked
+ * once and never asked for it. */
 static bool token_read_watch(struct json_value watch, struct token *out)
 {
     char id[USER_ID_MAX + 1];
     struct json_value item;
     out->watches_all = json_is(watch, "*");
-    if (out->watches_all) return true;
+    if (out->watches_all || watch.kind == JSON_NULL) return true;
     if (watch.kind != JSON_ARRAY) return false;
     for (size_t cursor = 0; json_item(watch, &cursor, &item);)
         if (token_read_id(item, id) < 0) return false;
@@ -4038,7 +4067,7 @@ static enum token_problem token_read_claims(struct span text, int64_t wall_ms, c
     out->user_len = (size_t)n;
     /* Only behind a good signature, as everything in this function. */
     out->admin = json_member(claims, "admin", &value) && value.kind == JSON_TRUE;
-    if (json_member(claims, "watch", &value) && !token_read_watch(value, out)) return TOKEN_CLAIMS;
+    if (json_member(claims, "watch", &value) && !token_read_watch(value, out)) return TOKEN_WATCH;
     return TOKEN_NONE;
 }
 
@@ -6354,9 +6383,15 @@ static int store_apply_leaver(struct store *st, MDB_txn *txn, struct span id,
     if (later) r.open = false;
     if (known) {
         bool earlier = told->first_seen && told->first_seen < old.first_seen;
+        bool ended = r.open && told->offline_since > old.offline_since;
         r.first_seen = earlier || !old.first_seen ? told->first_seen : old.first_seen;
         r.sessions = told->sessions > old.sessions ? told->sessions : old.sessions;
-        if (!later && r.first_seen == old.first_seen && r.sessions == old.sessions) return 0;
+        if (ended) { /* a session before this one */
+            r.offline_since = told->offline_since;
+            r.reason = told->reason;
+        }
+        bool same = !later && !ended && r.first_seen == old.first_seen;
+        if (same && r.sessions == old.sessions) return 0;
     }
     return store_put_user(st, txn, id, &r, known ? &old : NULL);
 }
@@ -16582,6 +16617,16 @@ static void replica_unsay_cached(struct replica *r, struct user *user, bool evic
     }
 }
 
+/* [hub] Takes back what is said of a user by lost incarnations of a node. */
+static void replica_unsay_of(struct replica *r, struct user *user, uint64_t node)
+{
+    for (struct said **place = &user->said; *place;) {
+        bool of = (*place)->evicted && r->incarnations[(*place)->holder]->node == node;
+        if (of) replica_unsay(r, user, place);
+        else place = &(*place)->next;
+    }
+}
+
 static bool user_said_live(const struct user *user)
 {
     for (const struct said *said = user->said; said; said = said->next)
@@ -16785,9 +16830,11 @@ static void replica_settled(struct replica *r, uint64_t position)
     }
 }
 
-/* [hub] A session that ended while its node was alone. Here its user may still wait for the time to
- * be over, or be gone already: then the store learns how it really ended. */
-static void replica_session(struct replica *r, struct instant now, const struct record *record)
+/* [hub] A session that ended while its node was alone. Here its user may still wait for the time of
+ * that node to be over, or be gone already: then the store learns how it really ended. What other
+ * nodes said of the same session goes on: the user may have moved there. */
+static void replica_session(struct replica *r, struct instant now, size_t holder,
+                            const struct record *record)
 {
     struct presence *p = r->table;
     struct user *user = presence_find(p, record->id);
@@ -16795,16 +16842,12 @@ static void replica_session(struct replica *r, struct instant now, const struct 
         .from = record->since, .to = record->last_seen, .reason = (uint8_t)record->reason};
     if (ended.to < ended.from) ended.to = ended.from;
     if (record->address) memcpy(ended.address, record->address, 16);
-    bool same = user && user->state && user->online_since == record->since;
-    if (user && user->state && (!same || user_said_live(user))) same = false;
-    if (same) {
-        replica_unsay_cached(r, user, false);
-        replica_unsay_cached(r, user, true);
-        replica_seen(r, user, record->last_seen);
+    if (user && user->state) replica_seen(r, user, record->last_seen);
+    if (user && user->state && user->online_since == record->since) {
+        replica_unsay_of(r, user, r->incarnations[holder]->node);
         replica_merge(r, now, user, 0, record->reason, record->address);
         return;
     }
-    if (user && user->state) replica_seen(r, user, record->last_seen);
     if (p->silent && !user) user = presence_make(p, record->id);
     if (user && !user->state &&
         atomic_load_explicit(&user->last_seen, memory_order_relaxed) <= record->last_seen) {
@@ -16919,7 +16962,7 @@ static void replica_apply(struct replica *r, struct instant now, size_t holder, 
         if (record->number > r->delivered && record->number <= position)
             r->delivered = record->number;
         break;
-    case RECORD_SESSION: replica_session(r, now, record); break;
+    case RECORD_SESSION: replica_session(r, now, holder, record); break;
     case RECORD_WANT: break;
     }
 }
@@ -17331,8 +17374,8 @@ static int64_t node_untold(const struct node *node)
     return node_alone(node) ? node_knew(node) : UNTOLD_NOTHING;
 }
 
-/* [hub] Keeps how a session ended that others do not know of, until they can be told. What is too much
- * they ask for. */
+/* [hub] Keeps how a session ended that others do not know of, until they can be told. What is too
+ * much they ask for. */
 static void node_keep_session(struct node *node, struct span id, const struct session_record *ended,
                               const uint8_t *address)
 {
@@ -19371,6 +19414,7 @@ struct grant {
     uint8_t id_len;
     char id[USER_ID_MAX];
     enum error refuse; /* the WebSocket is only opened to be closed with this error's code, or 0 */
+    uint8_t problem;   /* enum token_problem: why, if it is the token */
     struct id_list *may; /* whom it may follow, unless session.watches_all; or NULL */
     const char *agent;   /* the User-Agent, in the bytes of the request; or NULL */
     uint32_t logouts;    /* of a stream: see struct stream */
@@ -19915,22 +19959,21 @@ static enum error server_reserve(struct server *server)
     return ERROR_OVERLOADED;
 }
 
-/* [any] Counts an upgrade that was refused, and logs it, since the page sees no more than 1006. A
- * client that is refused again and again must not fill the log: refusal_tells says each (error,
- * address) once and stops at a number a minute. `detail`, `origin` and `host` may be NULL. */
-static void server_count_refusal(struct server *server, enum error error, const uint8_t address[16],
-                                 int64_t now, const char *detail, const char *origin,
-                                 const char *host)
+/* [any] Logs that a client was refused, in words that begin with `what`. One that is refused again
+ * and again must not fill the log: refusal_tells says each (error, address) once and stops at a
+ * number a minute. `detail`, `origin` and `host` may be NULL. */
+static void server_tell_refusal(struct server *server, const char *what, enum error error,
+                                const uint8_t address[16], int64_t now, const char *detail,
+                                const char *origin, const char *host)
 {
     char from[INET6_ADDRSTRLEN];
     bool last = false;
-    count_one(&server->refusals[error]);
     lock_take(&server->refusal_lock, RANK_REFUSAL);
     bool tell =
         refusal_tells(&server->refusal_log, server->addresses.map.key, error, address, now, &last);
     lock_give(&server->refusal_lock, RANK_REFUSAL);
     if (!tell) return;
-    log_line(&server->log, LOG_INFO, "upgrade refused: %s from %s, origin %.100s, host %.100s: %s",
+    log_line(&server->log, LOG_INFO, "%s %s from %s, origin %.100s, host %.100s: %s", what,
              ERRORS[error].code, address_unpack_text(address, from, sizeof from),
              origin ? origin : "-", host ? host : "-",
              detail && *detail ? detail : ERRORS[error].text);
@@ -19938,6 +19981,15 @@ static void server_count_refusal(struct server *server, enum error error, const 
         log_line(&server->log, LOG_INFO,
                  "upgrade refused: no more is told within this minute; see"
                  " presence_upgrades_refused_by_reason_total");
+}
+
+/* [any] Counts an upgrade that was refused, and logs it, since the page sees no more than 1006. */
+static void server_count_refusal(struct server *server, enum error error, const uint8_t address[16],
+                                 int64_t now, const char *detail, const char *origin,
+                                 const char *host)
+{
+    count_one(&server->refusals[error]);
+    server_tell_refusal(server, "upgrade refused:", error, address, now, detail, origin, host);
 }
 
 /* [hub] The number of a new connection, as connection_id shows it. The upper half is random for
@@ -20275,6 +20327,20 @@ static void connection_close_error(struct server *server, struct connection *c, 
                                    enum error error, enum ending ending)
 {
     connection_close(server, c, now, ERRORS[error].close_code, ERRORS[error].code, ending);
+}
+
+/* [hub] Closes for what is wrong with a token: the reason is CODE: TEXT, as long as that may be. */
+static void connection_close_token(struct server *server, struct connection *c, struct instant now,
+                                   enum token_problem problem, enum ending ending)
+{
+#define X(name, error, text)                                                                       \
+    _Static_assert(sizeof "token_invalid: " text - 1 <= WS_REASON_MAX, "too long: " #name);
+    TOKEN_PROBLEM_TABLE(X)
+#undef X
+    const struct error_row *error = &ERRORS[TOKEN_PROBLEMS[problem].error];
+    char reason[WS_REASON_MAX + 1];
+    snprintf(reason, sizeof reason, "%s: %s", error->code, TOKEN_PROBLEMS[problem].text);
+    connection_close(server, c, now, error->close_code, reason, ending);
 }
 
 /* [hub] Closes as the server stops: come back in so many ms. */
@@ -21554,7 +21620,7 @@ static void connection_timer(struct server *server, struct connection *c, struct
         stream_timer(server, c->stream, now);
     } else if (c->session.expires &&
                now.mono >= c->connected_at + (int64_t)c->session.expires * 1000) {
-        connection_close_error(server, c, now, ERROR_TOKEN_EXPIRED, END_EXPIRED);
+        connection_close_token(server, c, now, TOKEN_EXPIRED, END_EXPIRED);
         connection_flush(server, c, now);
     } else {
         connection_silence(server, c, now);
@@ -21599,6 +21665,8 @@ static void hub_reply_hello(struct server *server, const struct connection *c, s
     json_int(text, "max_messages_per_second", options->max_rate);
     json_int(text, "max_watch", options->max_watch);
     json_int(text, "spread_ms", server_spread_ms(server));
+    /* So that a client can have the next one in time. */
+    if (c->session.expires) json_int(text, "expires_seconds", c->session.expires);
     json_text(text, "server", "presence/" PRESENCE_VERSION);
     hub_reply_end(&server->hub);
 }
@@ -21725,6 +21793,8 @@ static void hub_adopt(struct server *server, struct job *job)
         connection_end(server, c, now, END_DROPPED);
     } else if (refuse == ERROR_STOPPING) {
         connection_close_late(server, c, now);
+    } else if (grant->problem) {
+        connection_close_token(server, c, now, grant->problem, END_DROPPED);
     } else if (refuse) {
         connection_close_error(server, c, now, refuse, END_DROPPED);
     } else {
@@ -24082,16 +24152,17 @@ struct http_request {
     const struct seam_request *raw;
     const struct token *token; /* of who asks; NULL: nobody was asked */
     struct instant now;
-    uint8_t address[16];      /* of the client */
-    uint16_t port;            /* 0: it came by a proxy */
-    bool head_only;           /* HEAD */
-    bool open;                /* nobody is asked for a token where this came in */
-    bool secure;              /* by TLS, ours or a trusted proxy's */
-    bool preflight;           /* a browser asks what a page may do */
-    uint8_t origin;           /* enum origin */
-    const char *listed;       /* its Origin, when ORIGIN_LISTED */
-    uint32_t logouts;         /* the server's, before anything was looked at */
-    char allow[64];           /* the methods of its path */
+    uint8_t address[16]; /* of the client */
+    uint16_t port;       /* 0: it came by a proxy */
+    bool head_only;      /* HEAD */
+    bool open;           /* nobody is asked for a token where this came in */
+    bool secure;         /* by TLS, ours or a trusted proxy's */
+    bool preflight;      /* a browser asks what a page may do */
+    uint8_t origin;      /* enum origin */
+    uint8_t problem;     /* enum token_problem: why its token, or the lack of one, will not do */
+    const char *listed;  /* its Origin, when ORIGIN_LISTED */
+    uint32_t logouts;    /* the server's, before anything was looked at */
+    char allow[64];      /* the methods of its path */
     char id[USER_ID_MAX + 1]; /* {userId} of the path, decoded */
     size_t id_len;
 };
@@ -24370,7 +24441,10 @@ static enum error api_post_batch(struct server *server, const struct http_reques
     enum error error = api_read_batch(request, may, users, views, &count);
     if (error == ERROR_INVALID_PARAMETER)
         fail(WHY(response->detail), "ask for at most %d users at once", BATCH_MAX);
-    if (error == ERROR_FORBIDDEN) api_name_forbidden(request, may, users, response);
+    if (error == ERROR_FORBIDDEN) {
+        fail(WHY(response->detail), "the token's watch does not have all of these users");
+        api_name_forbidden(request, may, users, response);
+    }
     free(may);
     lock_take(&server->table_lock, RANK_TABLE);
     struct position position = server_position(server);
@@ -25650,6 +25724,10 @@ static enum error api_asset(struct server *server, const struct http_request *re
      * elsewhere, run no script that is written into it, and be in no frame, where another site
      * could have an admin click. */
     response->cacheable = true;
+    /* The client is for pages of any site: what those may do the Origin of their WebSocket decides.
+     * One that could not even load it would never be told why. */
+    bool client = !strcmp(path, "/presence.js") || !strcmp(path, "/use-presence-status.js");
+    if (client && !request->listed) http_add_header(response, "Access-Control-Allow-Origin: *\r\n");
     http_add_header(response,
                     "ETag: %s\r\nCache-Control: no-cache\r\nVary: Accept-Encoding\r\n"
                     "Content-Security-Policy: default-src 'self'; base-uri 'none';"
@@ -25829,18 +25907,17 @@ static bool session_opens(struct server *server, struct span text, int64_t wall_
     return good;
 }
 
-/* What a good token may on a route for these: ERROR_NONE or ERROR_FORBIDDEN. */
-static enum error auth_allows(enum access access, const struct http_request *request,
-                              const struct token *token)
+/* What a good token lacks on a route for these, if anything. */
+static enum token_problem auth_allows(enum access access, const struct http_request *request,
+                                      const struct token *token)
 {
     struct span id = {request->id, request->id_len};
-    bool own = !bytes_compare(token->user, token->user_len, id.at, id.len), good = true;
-    if (access == ACCESS_USER) good = own;
-    if (access == ACCESS_OWNER) good = own || token->admin;
-    if (access == ACCESS_WATCHER) good = token_may_watch(token, id);
-    if (access == ACCESS_ALL) good = token->admin || token->watches_all;
-    if (access == ACCESS_ADMIN) good = token->admin;
-    return good ? ERROR_NONE : ERROR_FORBIDDEN;
+    bool own = !bytes_compare(token->user, token->user_len, id.at, id.len);
+    if (access == ACCESS_USER && !own) return TOKEN_OTHER_USER;
+    if (access == ACCESS_OWNER && !own && !token->admin) return TOKEN_OTHER_USER;
+    if (access == ACCESS_WATCHER && !token_may_watch(token, id)) return TOKEN_NOT_WATCHED;
+    if (access == ACCESS_ALL && !token->admin && !token->watches_all) return TOKEN_NOT_ALL;
+    return access == ACCESS_ADMIN && !token->admin ? TOKEN_NOT_ADMIN : TOKEN_NONE;
 }
 
 /* True if this route requires authentication in this configuration. */
@@ -25876,13 +25953,11 @@ static enum error auth_check(struct server *server, enum access access,
         secrets_drop(secrets);
     }
     mbedtls_platform_zeroize(room, sizeof room);
-    enum error error = ERROR_TOKEN_INVALID;
-    if (problem == TOKEN_MISSING) error = ERROR_TOKEN_MISSING;
-    else if (problem == TOKEN_EXPIRED) error = ERROR_TOKEN_EXPIRED;
-    else if (problem) fail(WHY(response->detail), "%s", TOKEN_PROBLEMS[problem]);
-    else error = auth_allows(access, request, token);
-    if (!error) request->token = token;
-    return error;
+    if (!problem) problem = auth_allows(access, request, token);
+    if (problem) fail(WHY(response->detail), "%s", TOKEN_PROBLEMS[problem].text);
+    else request->token = token;
+    request->problem = (uint8_t)problem;
+    return TOKEN_PROBLEMS[problem].error;
 }
 
 /* [worker] GET /admin/login: if the caller is an admin, and how long. Always 200: the admin page
@@ -26401,7 +26476,10 @@ static enum error upgrade_request(struct server *server, struct http_conn *p,
     session->port = request->port;
     session->expires = expires;
     session->watches_all = watches_all;
-    *grant = (struct grant){.kind = GRANT_WEBSOCKET, .refuse = refuse, .may = refuse ? NULL : may};
+    *grant = (struct grant){.kind = GRANT_WEBSOCKET,
+                            .refuse = refuse,
+                            .problem = request->problem,
+                            .may = refuse ? NULL : may};
     grant->id_len = (uint8_t)request->id_len;
     memcpy(grant->id, request->id, request->id_len);
     if (request_header(raw, "User-Agent", &value)) grant->agent = value;
@@ -26477,12 +26555,42 @@ static enum origin request_find_origin(const struct server *server, struct http_
     return request->listed ? ORIGIN_LISTED : ORIGIN_FOREIGN;
 }
 
+/* [worker] Says what would let the page of a refused request in, for the answer and the log: its
+ * browser shows it to whoever looks there alone. Nothing is said where the table's text is all
+ * there is to say: no Origin, or two. */
+static void request_explain_origin(const struct server *server, const struct http_conn *p,
+                                   const struct http_request *request, struct why why)
+{
+    const struct seam_request *raw = request->raw;
+    const char *value, *host;
+    char origin[ORIGIN_MAX], own[ORIGIN_MAX], peer[INET6_ADDRSTRLEN];
+    if (request_header(raw, "Origin", &value) != 1) return;
+    if (!origin_parse(value, origin)) {
+        fail(why, "this Origin is none: open the page by http or https,"
+                  " not from a file or in a sandboxed frame");
+        return;
+    }
+    /* Its page is ours but for the scheme: whoever speaks TLS for us has to say so. */
+    bool ours = request_header(raw, "Host", &host) == 1 &&
+                origin_of_host(!request->secure, host, own) && !strcmp(origin, own);
+    if (ours && !request->secure && server_exempts(server, p->c->session.address))
+        fail(why, "the proxy in front is to send X-Forwarded-Proto: https");
+    else if (ours && !request->secure)
+        fail(why,
+             "a proxy in front speaks https: start with --trusted-proxy %s, and have it send"
+             " X-Forwarded-Proto",
+             address_unpack_text(p->c->session.address, peer, sizeof peer));
+    else if (!strncmp(raw->target, "/admin/", 7))
+        fail(why, "under /admin/ only the server's own pages may do this");
+    else fail(why, "to allow pages of this origin, start with --allow-origin %.150s", origin);
+}
+
 /* [worker] Checks that a request may be looked at: it names its host, in open mode one that is this
  * machine, so that nobody's DNS can make us a part of their site (RFC 9110 section 7.4); and it is
  * not the page of somebody else that wants to do more than read. Without keys there is no token
  * that a foreign page would lack: there its origin is all that keeps it out. */
 static enum error request_admit(struct server *server, const struct http_conn *p,
-                                struct http_request *request)
+                                struct http_request *request, struct http_response *response)
 {
     const struct seam_request *raw = request->raw;
     const char *value = NULL;
@@ -26507,7 +26615,25 @@ static enum error request_admit(struct server *server, const struct http_conn *p
     bool crossed = !options_have_keys(&server->options) && request_is_crossed(raw);
     if (reads || (request->origin != ORIGIN_FOREIGN && !crossed)) return ERROR_NONE;
     count_one(&server->counters.origins_refused);
+    request_explain_origin(server, p, request, WHY(response->detail));
     return ERROR_FORBIDDEN_ORIGIN;
+}
+
+/* [worker] Logs what would let a page do or read what it asked for: a browser shows it neither the
+ * refusal of its preflight nor an answer that names no origin. Upgrades are told elsewhere. */
+static void request_tell_page(struct server *server, const struct http_conn *p,
+                              const struct http_request *request, enum error error)
+{
+    const struct seam_request *raw = request->raw;
+    const char *origin = NULL, *host = NULL;
+    char why[256] = "";
+    bool kept = !error && request->origin == ORIGIN_FOREIGN && !strncmp(raw->target, "/api/", 5);
+    if (raw->wants_upgrade || (error != ERROR_FORBIDDEN_ORIGIN && !kept)) return;
+    request_explain_origin(server, p, request, WHY(why));
+    request_header(raw, "Origin", &origin);
+    request_header(raw, "Host", &host);
+    server_tell_refusal(server, "page refused:", ERROR_FORBIDDEN_ORIGIN, request->address,
+                        request->now.mono, why, origin, host);
 }
 
 /* [worker] Counts the memory of an answer, and makes one that is too much an error. Small ones are
@@ -26560,7 +26686,8 @@ static int seam_request(void *context, struct seam_item *item, struct seam_reque
     struct http_response response = {0};
     static const struct route redirect = {METHOD_GET, ACCESS_ANYONE, "", api_redirect};
     const struct route *route = &redirect;
-    enum error error = request_admit(server, p, &request);
+    enum error error = request_admit(server, p, &request, &response);
+    request_tell_page(server, p, &request, error);
     if (!error && p->kind != LISTEN_REDIRECT) error = route_find(&request, &response, &route);
     if (!error && request.open && !route_is_metrics(route)) error = ERROR_NOT_FOUND;
     /* Only the head is here; who may send the body gets no answer yet, and the request comes

@@ -278,7 +278,7 @@ chosen_files() {
 
 # Those that took longest when they were measured, which begin first.
 LONGEST="web/react18 web/react19 web/admin-browser web/client-browser web/demo-browser web/package
-    web/admin-streams web/admin-user web/admin-crowd web/chaos integration/webhook
+    web/examples web/admin-streams web/admin-user web/admin-crowd web/chaos integration/webhook
     integration/counters integration/stalled-server integration/positions integration/crash
     integration/tls-certificates integration/watch-property integration/watch-slow
     integration/admin-search integration/slow-watcher"

@@ -192,8 +192,8 @@ content_type() {
 # Prints the names of the files to bundle, relative to web/, sorted.
 asset_names() {
     [ -d web ] || return 0
-    (cd web && find . -name node_modules -prune -o -name '.?*' -prune -o -type f \
-        ! -name '*.json' ! -name '*.md' ! -name '*.test.*' ! -path './test/*' -print) |
+    (cd web && find . -name node_modules -prune -o -name '.?*' -prune -o -type f ! -name '*.json' \
+        ! -name '*.md' ! -name LICENSE ! -name '*.test.*' ! -path './test/*' -print) |
         sed 's|^\./||' | LC_ALL=C sort
 }
 

@@ -21,7 +21,7 @@ export type PresenceState =
 export interface PresenceClose {
   /** The close code (RFC 6455 section 7.4); 1006 when there was no close frame. */
   readonly code: number;
-  /** The server's reason, or this side's own words. */
+  /** The server's reason, an error code and perhaps a colon and words, or this side's own words. */
   readonly reason: string;
   /** Whether both sides closed. */
   readonly wasClean: boolean;
@@ -157,9 +157,13 @@ export interface PresenceOptions {
    * for never.
    */
   awayAfter?: number | null;
-  /** `true` writes every step to the console; a function gets it instead. Default false. */
+  /**
+   * `true` writes every step to the console; a function gets it instead. Default false: only what
+   * has to be mended before presence can work, once, such as a getToken that is missing or an
+   * origin that the server is to allow.
+   */
   debug?: boolean | ((step: string) => void) | null;
-  /** The WebSocket class. Default: the global one. */
+  /** The WebSocket class. Default: the global one; before Node 22, which has none, that of `ws`. */
   WebSocket?: (new (url: string, protocols?: string[]) => any) | null;
   /** Clock and timers, for tests; members that are missing keep their default. */
   clock?: Partial<PresenceClock> | null;
@@ -199,7 +203,8 @@ export interface PresenceEvents {
   };
   /**
    * Something is wrong that an application may want to know. `code` is an error code of the
-   * protocol (such as `token_expired`, `kicked`, `too_many_connections`), or one of
+   * protocol (such as `token_expired`, `kicked`, `too_many_connections`), and `message` then what
+   * the server says is wrong, or one of
    *
    * - `token_failed`: getToken threw or rejected
    * - `token_unchanged`: getToken gave a token that was refused
@@ -251,6 +256,15 @@ export class PresenceService extends EventTarget {
    * socket, timer or listener is left. Fine when nothing was started. The status is forgotten.
    */
   stopPresence(): void;
+
+  /**
+   * Asks getToken for a new token and connects anew with it: what it allows has changed, say by a
+   * new friend. The user stays online meanwhile, if that takes no longer than the server's
+   * `--grace`; the state is `reconnecting` for a moment. The same happens by itself shortly before a
+   * token ends. Nothing changes when there is no other token; while not connected the next try asks
+   * anyway.
+   */
+  renewToken(): void;
 
   /**
    * Sets the status of this connection, again after every reconnect. `online`, the first one, is

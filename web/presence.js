@@ -62,6 +62,7 @@ const STATUS_PAUSE = 250; /* ms between two changes of status */
 const SHORTEST = 100; /* ms between two tries, at least */
 const ALIVE = 1000; /* ms for which a message proves that the line works */
 const STABLE = 10000; /* ms after which a connection was one: delays begin anew */
+const RENEW = 120000; /* ms before a token's end, at most, at which the next one is asked for */
 const REFUSED = 100; /* tokens that are remembered for having been refused */
 const MESSAGE = 4096; /* bytes and messages a second that a server takes which does not say */
 const RATE = 20;
@@ -79,9 +80,22 @@ const CLOSE_RESTART = 1012;
 const CLOSE_TOKEN = 4401;
 const CLOSE_FORBIDDEN = 4403;
 
-const CONNECTION_TIMERS = ['deadline', 'heartbeat', 'probe', 'status', 'manual', 'watch'];
+const CONNECTION_TIMERS = [
+  'deadline', 'heartbeat', 'probe', 'status', 'manual', 'watch', 'renew',
+];
 const WINDOW_EVENTS = ['online', 'offline', 'pagehide', 'pageshow'];
 const DOCUMENT_EVENTS = ['visibilitychange', 'freeze', 'resume'];
+
+/** Node before 22. */
+const NO_WEBSOCKET = 'presence: there is no WebSocket here; npm install ws, then: '
+  + "import WebSocket from 'ws'; presenceService.configure({ WebSocket })";
+
+/** Nor has the page of a file an origin. */
+const NO_PAGE = 'presence: apiUrl is needed, as there is no page with an origin: '
+  + "configure({ apiUrl: 'https://presence.example.com' })";
+
+const UNSEEN = 'the token does not let this page see all whom it watches: its claim watch names'
+  + ' them, or is "*"; see renewToken()';
 
 /** EventTarget, or what on() needs of it where there is none, or no CustomEvent (React Native). */
 const native = globalThis.EventTarget && globalThis.CustomEvent;
@@ -148,7 +162,7 @@ function socketUrl(apiUrl, userId, location) {
     url = apiUrl ? new URL(apiUrl, location?.href) : new URL(location.origin);
   } catch {
     throw new TypeError(apiUrl ? `presence: apiUrl is not a URL: ${apiUrl}`
-      : 'presence: apiUrl is needed, as there is no page with an origin');
+      : NO_PAGE);
   }
   if (!/^(http|ws)s?:$/.test(url.protocol)) {
     throw new TypeError(`presence: apiUrl begins with http or https: ${apiUrl}`);
@@ -171,6 +185,12 @@ const broken = (reason, code = CLOSE_BROKEN, wasClean = false) => ({
   reason: typeof reason === 'string' ? reason : '',
   wasClean: wasClean === true,
 });
+
+/** The error that a close's reason names, and the words behind it, if any. */
+function errorOf(reason) {
+  const [, code = reason, said = ''] = /^(\w+): ([^]*)$/.exec(reason) ?? [];
+  return { code, said };
+}
 
 /** Checks options and returns them: those that are absent, undefined or null are left out. */
 function checkOptions(options) {
@@ -211,7 +231,10 @@ export class PresenceService extends Target {
   #notBefore = -Infinity; /* the server asked to stay away so long */
   #heard = -Infinity; /* when the last message came */
   #heartbeat = 25000; /* ms between two probes while connected */
+  #next = ''; /* the token for the next try, if it is known already */
   #refused = new Set(); /* tokens that were closed with 4401: never sent again */
+  #advised = new Set(); /* what the console was told to mend */
+  #opened = false; /* a socket has opened since the start: address and origin are right */
   /** @type {Close | null} */ #lastClose = null;
   /** @type {number | null} */ #lastChange = null;
   #timers = new Map(); /* name: { id, due, clock } */
@@ -255,7 +278,7 @@ export class PresenceService extends Target {
   startPresence(userId) {
     const url = socketUrl(this.#options.apiUrl, userId, this.#window.location);
     if (typeof this.#WebSocket !== 'function') {
-      throw new TypeError('presence: no WebSocket here (before Node 22): use the option WebSocket');
+      throw new TypeError(NO_WEBSOCKET);
     }
     this.#step(() => {
       if (this.#userId === userId && this.#url === url) {
@@ -266,6 +289,7 @@ export class PresenceService extends Target {
       this.#userId = userId;
       this.#url = url;
       this.#care = 1;
+      this.#opened = false;
       this.#sight = {};
       for (const entry of this.#watched.values()) entry.user = null; // it was another's to see
       this.#listen();
@@ -276,6 +300,12 @@ export class PresenceService extends Target {
 
   stopPresence() {
     this.#step(() => this.#stop('stopPresence'));
+  }
+
+  renewToken() {
+    this.#step(() => { // who is not connected gets a new one with the next try
+      if (this.#state === 'connected') this.#renew();
+    });
   }
 
   /** Says what the user does. @param {any} status @param {any} options */
@@ -404,10 +434,12 @@ export class PresenceService extends Target {
    *  microtask later, too: who starts, stops and starts in one go makes one socket. */
   async #askToken(attempt) {
     const { getToken } = this.#options;
+    const next = this.#next;
+    this.#next = '';
     let token;
     let wrong = '';
     try {
-      token = await (getToken && getToken(this.#userId)) || '';
+      token = await (next || (getToken && getToken(this.#userId))) || '';
       if (typeof token !== 'string') wrong = `this is no text but a ${typeof token}`;
     } catch (error) {
       wrong = words(error) || 'it failed';
@@ -424,13 +456,37 @@ export class PresenceService extends Target {
     });
   }
 
+  /** Gets the next token while this one is good, and connects anew with it, within the server's
+   *  grace time. Where none comes the connection stays until the server ends it. */
+  async #renew() {
+    const attempt = this.#try;
+    const { getToken } = this.#options;
+    let token;
+    let wrong = '';
+    try {
+      token = await (getToken && getToken(this.#userId));
+    } catch (error) {
+      wrong = words(error) || 'it failed';
+    }
+    this.#step(() => {
+      if (this.#try !== attempt) return;
+      if (wrong) this.#error('token_failed', `getToken: ${wrong}`);
+      if (typeof token !== 'string' || ['', attempt?.token].includes(token)) return;
+      this.#next = token;
+      this.#lost(attempt, broken('renew', CLOSE_AWAY), true);
+    });
+  }
+
   /** Makes the socket of a try and listens to it for as long as it is the one that counts. */
   #open(attempt) {
     const protocols = ['presence.v1', ...(attempt.token ? [`token.${attempt.token}`] : [])];
     this.#log('opening');
     try {
       const socket = attempt.socket = new this.#WebSocket(this.#url, protocols);
-      socket.onopen = () => this.#step(() => this.#log('open, waiting for hello'));
+      socket.onopen = () => this.#step(() => {
+        this.#opened = true;
+        this.#log('open, waiting for hello');
+      });
       socket.onmessage = ({ data }) => this.#step(() => this.#receive(attempt, data));
       socket.onclose = ({ reason, code, wasClean }) => {
         this.#step(() => this.#lost(attempt, broken(reason, code, wasClean)));
@@ -476,12 +532,16 @@ export class PresenceService extends Target {
     const seconds = numberOf(message.heartbeat_seconds, Number.MIN_VALUE, 25);
     this.#heartbeat = this.#options.heartbeatInterval ?? Math.max(seconds * 1000, 1000);
     this.#disarm('deadline');
+    this.#opened = true;
     this.#greeted = this.#now();
     this.#spread = numberOf(message.spread_ms, 0, 0);
     this.#limits(message);
     this.#sent = 'online';
     this.#sentAt = -Infinity;
     this.#beat();
+    const life = numberOf(message.expires_seconds, 0, 0) * 1000;
+    const early = Math.min(life / 10, RENEW) * (0.6 + 0.4 * this.#random()); // not all at once
+    if (life > ALIVE) this.#arm('renew', life - early, () => this.#renew());
     this.#change('connected');
     const { connection_id: connectionId, server } = message;
     this.#emit('connected', { userId: this.#userId, connectionId, server });
@@ -512,12 +572,14 @@ export class PresenceService extends Target {
   #lost(attempt, close, now = false) {
     if (this.#try !== attempt) return;
     const { code, reason } = close;
+    const { code: error, said } = errorOf(reason);
     const { maxReconnectAttempts: most, giveUp, reconnectDelay } = this.#options;
     const was = this.#state === 'connected';
     const stood = was ? this.#now() - this.#greeted : 0;
     this.#log(`lost: ${code} ${reason}`);
     if (code === CLOSE_FORBIDDEN) {
-      this.#end(close, reason || 'forbidden', 'the server does not want this user here');
+      if (said) this.#advise(said);
+      this.#end(close, error || 'forbidden', said || 'the server does not want this user here');
       return;
     }
     if (this.#answered || stood >= STABLE) this.#attempt = 0;
@@ -534,15 +596,35 @@ export class PresenceService extends Target {
       if (this.#refused.size > REFUSED) this.#refused.delete([...this.#refused][0]);
       // a token that ran out is replaced at once; one that was never any good is not
       now = stood > reconnectDelay;
-    }
+      if (!was) this.#advise(this.#tokenAdvice(attempt, said || reason));
+    } else if (code === CLOSE_BROKEN && !reason && !this.#opened) this.#advise(this.#noSocket());
     const tooMuch = code === CLOSE_TOO_BIG || reason === 'too_fast';
     if (tooMuch && this.#care < RATE) this.#care *= 2;
     const told = this.#later(close, now && this.#attempt === 1, was);
     if (was) this.#emit('disconnected', { code, reason, willReconnect: true });
     if (tooMuch || (code >= 4400 && code !== 4408)) {
-      this.#error(reason || `closed_${code}`, `the server closed with ${code}`);
+      this.#error(error || `closed_${code}`, said || `the server closed with ${code}`);
     }
     if (told) this.#emit(...told);
+  }
+
+  /** What is to be mended when the server refuses the token of a try: `said` is why. */
+  #tokenAdvice({ token }, said) {
+    if (token) return `the server refused what getToken gave: ${said}`;
+    return this.#options.getToken ? 'the server wants a token, and getToken gave none'
+      : 'the server wants a token: configure({ getToken: async (userId) => '
+        + "(await fetch('/presence-token', { method: 'POST' })).text() })";
+  }
+
+  /** What is to be mended when a socket does not open: a browser does not tell its page why. */
+  #noSocket() {
+    const { host, origin, protocol } = new URL(this.#url);
+    const page = this.#ofPage(() => this.#window.location?.origin);
+    const own = page === origin.replace(/^ws/, 'http');
+    let what = '';
+    if (page === 'null') what = ' It takes no page of a file: have a web server give this one';
+    else if (page && !own) what = ` For this page it has to be started with --allow-origin ${page}`;
+    return `no WebSocket at ${protocol}//${host}: is the server up?${what}`;
   }
 
   /** Decides when the next try is, and goes to reconnecting or suspended. Returns the event of
@@ -593,6 +675,7 @@ export class PresenceService extends Target {
     this.#url = '';
     this.#attempt = 0;
     this.#refused.clear();
+    this.#next = '';
     this.#notBefore = -Infinity;
     this.#idle = false;
     this.#chosen = 'online';
@@ -744,6 +827,7 @@ export class PresenceService extends Target {
       else if (code !== 'too_many_watched' || entry.followed || entry.error) continue;
       if (unclear) entry.most = Math.min(entry.most, Math.ceil(asked.size / 2));
       if (unclear || (named.size && !named.has(id))) continue;
+      if (code === 'forbidden') this.#advise(UNSEEN);
       entry.user = null;
       entry.error = { code, message, userId: id };
       for (const watch of entry.watches) this.#deny(entry, watch);
@@ -1081,15 +1165,23 @@ export class PresenceService extends Target {
     this.#told.push(() => this.dispatchEvent(/** @type {any} */ (event)));
   }
 
+  /** Tells whoever sets this up what to mend, once: on the console, as a page that is not yet right
+   *  listens to no event. It goes to `debug`, where that is a function. */
+  #advise(text) {
+    if (this.#advised.has(text) || this.#advised.size >= REFUSED) return;
+    this.#advised.add(text);
+    this.#log(text, 'warn');
+  }
+
   /** One step for the console; a token is in none of them. */
-  #log(text) {
+  #log(text, level = 'log') {
     const { debug } = this.#options;
-    if (!debug) return;
+    if (!debug && level === 'log') return;
     this.#told.push(() => {
       if (debug !== this.#options.debug) return;
       try {
         if (typeof debug === 'function') debug(text);
-        else console.log(`[presence] ${text}`);
+        else console[level](`[presence] ${text}`);
       } catch (error) {
         this.#options.debug = false; // or this would be told for ever
         this.#error('debug_failed', `debug: ${words(error)}`);

@@ -50,7 +50,7 @@ async function live(seed) {
   const world = new World();
   const known = servers(random);
   const names = Object.keys(known);
-  const tokens = [() => 't', () => Promise.resolve('later'), () => Promise.reject(new Error('no token')), () => { throw new Error('thrown'); }];
+  const tokens = [() => 't', () => `t${random(1e9)}`, () => Promise.resolve('later'), () => Promise.reject(new Error('no token')), () => { throw new Error('thrown'); }];
   let getToken = tokens[0];
   const client = await world.client({ getToken: () => getToken(), random: () => random(1000) / 1000 });
   const watches = [];
@@ -71,6 +71,8 @@ async function live(seed) {
     start,
     () => { client.stopPresence(); user = null; },
     () => { client.stopPresence(); start(); },
+    () => client.renewToken(),
+    () => { world.greeting = { expires_seconds: random(600) }; },
     () => client.setStatus(choose(['online', 'away', 'busy'])),
     () => client.setStatus('busy', { manual: true, message: 'm' }),
     () => watches.push(client.watch([choose(USERS), `x${random(9)}`], () => {})),

@@ -87,6 +87,22 @@ test('answers to an allowed origin name it, errors too; Vary and no-store are ke
   assert.equal(own.status, 200);
 });
 
+test('the client may be loaded by pages of any origin, nothing else of the server', async (t) => {
+  for (const args of [[], ['--allow-origin', APP]]) {
+    const server = await startSecure(t, { args });
+    const allowed = async (path, Origin) => (await request(server, 'GET', path, Origin ? { headers: { Origin } } : {})).headers['access-control-allow-origin'];
+    for (const path of ['/presence.js', '/use-presence-status.js']) {
+      for (const Origin of ['https://evil.test', 'null', `http://127.0.0.1:${server.port}`, undefined]) assert.equal(await allowed(path, Origin), '*', `${path} ${Origin}`);
+      const { status, headers } = await request(server, 'GET', path, { headers: { Origin: APP } });
+      assert.equal(headers['access-control-allow-origin'], args.length ? APP : '*');
+      assert.equal(list(headers.vary).includes('origin'), args.length > 0);
+      const known = await request(server, 'GET', path, { headers: { Origin: 'https://evil.test', 'If-None-Match': headers.etag } });
+      assert.deepEqual([status, known.status, known.headers['access-control-allow-origin']], [200, 304, '*'], 'from the cache too');
+    }
+    for (const path of ['/', '/presence.d.ts', '/demo.js', '/closed.css', '/admin/', '/admin/admin.js', '/healthz', '/nothing.js']) assert.equal((await fetch(`http://127.0.0.1:${server.port}${path}`, { headers: { Origin: 'https://evil.test' } })).headers.get('access-control-allow-origin'), null, path);
+  }
+});
+
 test('OPTIONS that is no preflight: 204 with Allow', async (t) => {
   const server = await startSecure(t, { args: ['--allow-origin', APP] });
   for (const [path, methods] of [['/api/presence', ['post']], ['/api/presence/u', ['get', 'head']], ['/api/presence/u/heartbeat', ['post']], ['/healthz', ['get', 'head']], ['/admin/users/u/connections', ['delete']]]) {

@@ -254,6 +254,13 @@ const CHECKS = {
       .map(([, code, status, close, text]) => `${code} ${status} ${closeCode(source, close)}: ${text}`),
   ),
 
+  'every kind of wrong token is in presence-protocol.7 with code and text': ({ source, protocol }) => differ(
+    items(protocol.slice(protocol.indexOf('.Ss What is wrong with a token'), protocol.indexOf('.Sh ORIGINS')), /^\.It Cm (\w+)$/gm)
+      .map(([match, text]) => `${match[1]}: ${text.trim().split('\n')[0]}`),
+    table(source, 'TOKEN_PROBLEM_TABLE').filter(([name]) => name !== 'NONE').map(([, error, text]) => (
+      `${table(source, 'ERROR_TABLE').find(([name]) => name === error)[1]}: ${text}`)),
+  ),
+
   'every close code is in presence-protocol.7': ({ source, protocol }) => differ(
     [...section(protocol, 'CLOSE CODES').matchAll(/^\.It (\d+) Ta (.*)$/gm)].map((match) => `${match[1]} ${match[2]}`),
     table(source, 'CLOSE_TABLE').map(([, code, text]) => `${code} ${text}`),
@@ -366,6 +373,8 @@ const BREAKS = [
   ['every error is in presence-protocol.7 with status, close code and text', 'protocol', 'unknown_user , 404', 'unknown_user , 410'],
   ['every error is in presence-protocol.7 with status, close code and text', 'protocol', '\nnothing was heard in time\n', '\nnothing was said in time\n'],
   ['every error is in presence-protocol.7 with status, close code and text', 'source', '"kicked", 403, CLOSE_KICKED', '"kicked", 403, CLOSE_TOKEN'],
+  ['every kind of wrong token is in presence-protocol.7 with code and text', 'protocol', '\nthe token\'s exp has passed', '\nthe token\'s end has passed'],
+  ['every kind of wrong token is in presence-protocol.7 with code and text', 'source', 'X(OTHER_USER, FORBIDDEN', 'X(OTHER_USER, TOKEN_INVALID'],
   ['every close code is in presence-protocol.7', 'protocol', '.It 4408 Ta', '.It 4409 Ta'],
   ['every close code is in the README', 'readme', '\n| 4408 |', '\n| 4409 |'],
   ['every reason is in presence-protocol.7', 'protocol', '.It Cm dropped Ta', '.It Cm broken Ta'],

@@ -16,9 +16,11 @@ sideBySide(() => {
       await connect(server, 'w', { protocols: ['presence.v1', `token.${await key.user('w', { exp })}`] }),
     ];
     const stays = await connect(server, 'stays', bearer(await key.user('stays')));
+    for (const { hello } of clients) assert.ok(hello.expires_seconds >= 1 && hello.expires_seconds <= 2, JSON.stringify(hello));
+    assert.ok(stays.hello.expires_seconds > 3500 && stays.hello.expires_seconds <= 3600, 'a client can have the next one in time');
     const ends = await Promise.all(clients.map((client) => client.closed.then((end) => ({ ...end, at: Date.now() / 1000 }))));
     for (const end of ends) {
-      assert.deepEqual([end.code, end.reason], [4401, 'token_expired']);
+      assert.deepEqual([end.code, end.reason], [4401, "token_expired: the token's exp has passed: get a new one"]);
       assert.ok(end.at >= exp - 0.01 && end.at < exp + 2 * slow, `${end.at - exp} s after exp`);
     }
     for (const id of ['u', 'w']) {
@@ -54,7 +56,7 @@ sideBySide(() => {
     await client.ping();
     const end = await client.closed;
     const at = Date.now() / 1000;
-    assert.deepEqual([end.code, end.reason], [4401, 'token_expired']);
+    assert.deepEqual([end.code, end.reason], [4401, "token_expired: the token's exp has passed: get a new one"]);
     assert.ok(at >= exp + 29.9 && at < exp + 32 * slow, `${at - exp} s after exp`);
     assert.equal((await refusal(server, 'u', bearer(token))).status, 401);
     assert.equal((await get(server, '/api/presence/u', bearer(token))).status, 401);

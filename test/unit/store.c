@@ -1227,6 +1227,10 @@ static void leaver_merge(struct user_record *is, bool *known, struct user_record
     if (*known) {
         int64_t a = was.first_seen, b = told.first_seen;
         is->first_seen = !a ? b : !b ? a : a < b ? a : b;
+        if (is->open && told.offline_since > was.offline_since) {
+            is->offline_since = told.offline_since;
+            is->reason = told.reason;
+        }
     }
     *known = true;
 }

@@ -478,30 +478,30 @@ static const struct token_row {
     {NULL, ALICE_AND("\"x\":" DEEP_15), .problem = TOKEN_NONE},
     {NULL, ALICE_AND("\"x\":[" DEEP_15 "]"), .problem = TOKEN_MALFORMED},
 
-    {NULL, "{}", .problem = TOKEN_CLAIMS},
-    {NULL, "{\"sub\":\"alice\"}", .problem = TOKEN_CLAIMS},
-    {NULL, EXP("\"1700000060\""), .problem = TOKEN_CLAIMS},
-    {NULL, EXP("null"), .problem = TOKEN_CLAIMS},
-    {NULL, EXP("true"), .problem = TOKEN_CLAIMS},
-    {NULL, EXP("[1700000060]"), .problem = TOKEN_CLAIMS},
-    {NULL, EXP("-1"), .problem = TOKEN_CLAIMS},
-    {NULL, EXP("-1700000060"), .problem = TOKEN_CLAIMS},
+    {NULL, "{}", .problem = TOKEN_TIMES},
+    {NULL, "{\"sub\":\"alice\"}", .problem = TOKEN_TIMES},
+    {NULL, EXP("\"1700000060\""), .problem = TOKEN_TIMES},
+    {NULL, EXP("null"), .problem = TOKEN_TIMES},
+    {NULL, EXP("true"), .problem = TOKEN_TIMES},
+    {NULL, EXP("[1700000060]"), .problem = TOKEN_TIMES},
+    {NULL, EXP("-1"), .problem = TOKEN_TIMES},
+    {NULL, EXP("-1700000060"), .problem = TOKEN_TIMES},
     {NULL, EXP("-0.0"), .problem = TOKEN_EXPIRED},
     {NULL, EXP("0"), .problem = TOKEN_EXPIRED},
     {NULL, EXP("1700000060.5"), .problem = TOKEN_NONE},
     {NULL, EXP("17000000.6e2"), .problem = TOKEN_NONE},
     {NULL, EXP("1.70000006E+9"), .problem = TOKEN_NONE},
     {NULL, EXP("253402300799"), .problem = TOKEN_NONE},
-    {NULL, EXP("253402300799.5"), .problem = TOKEN_CLAIMS},
-    {NULL, EXP("1700000060000"), .problem = TOKEN_CLAIMS},
-    {NULL, EXP("9223372036854775807"), .problem = TOKEN_CLAIMS},
-    {NULL, EXP("18446744073709551615"), .problem = TOKEN_CLAIMS},
-    {NULL, EXP("1e308"), .problem = TOKEN_CLAIMS},
-    {NULL, EXP("1e400"), .problem = TOKEN_CLAIMS},
-    {NULL, EXP("-1e400"), .problem = TOKEN_CLAIMS},
+    {NULL, EXP("253402300799.5"), .problem = TOKEN_TIMES},
+    {NULL, EXP("1700000060000"), .problem = TOKEN_TIMES},
+    {NULL, EXP("9223372036854775807"), .problem = TOKEN_TIMES},
+    {NULL, EXP("18446744073709551615"), .problem = TOKEN_TIMES},
+    {NULL, EXP("1e308"), .problem = TOKEN_TIMES},
+    {NULL, EXP("1e400"), .problem = TOKEN_TIMES},
+    {NULL, EXP("-1e400"), .problem = TOKEN_TIMES},
     {NULL, EXP("1e-400"), .problem = TOKEN_EXPIRED},
     {NULL, EXP("1700000060.0000000000000000000"), .problem = TOKEN_NONE},
-    {NULL, EXP("1700000060.00000000000000000000000"), .problem = TOKEN_CLAIMS},
+    {NULL, EXP("1700000060.00000000000000000000000"), .problem = TOKEN_TIMES},
     {NULL, EXP("NaN"), .problem = TOKEN_MALFORMED},
     {NULL, EXP("Infinity"), .problem = TOKEN_MALFORMED},
     {NULL, EXP("0x7fffffff"), .problem = TOKEN_MALFORMED},
@@ -511,10 +511,10 @@ static const struct token_row {
     {NULL, ALICE_AND("\"nbf\":0"), .problem = TOKEN_NONE},
     {NULL, ALICE_AND("\"nbf\":1700000000"), .problem = TOKEN_NONE},
     {NULL, ALICE_AND("\"nbf\":1700000031"), .problem = TOKEN_NOT_YET},
-    {NULL, ALICE_AND("\"nbf\":-1"), .problem = TOKEN_CLAIMS},
-    {NULL, ALICE_AND("\"nbf\":1e400"), .problem = TOKEN_CLAIMS},
-    {NULL, ALICE_AND("\"nbf\":\"0\""), .problem = TOKEN_CLAIMS},
-    {NULL, ALICE_AND("\"nbf\":null"), .problem = TOKEN_CLAIMS},
+    {NULL, ALICE_AND("\"nbf\":-1"), .problem = TOKEN_TIMES},
+    {NULL, ALICE_AND("\"nbf\":1e400"), .problem = TOKEN_TIMES},
+    {NULL, ALICE_AND("\"nbf\":\"0\""), .problem = TOKEN_TIMES},
+    {NULL, ALICE_AND("\"nbf\":null"), .problem = TOKEN_TIMES},
     {NULL, ALICE_AND("\"iat\":\"whenever\""), .problem = TOKEN_NONE},
 
     {NULL, "{\"exp\":1700000060}", .problem = TOKEN_SUBJECT},
@@ -556,15 +556,15 @@ static const struct token_row {
     {NULL, ALICE_AND("\"watch\":\"*\""), .problem = TOKEN_NONE},
     {NULL, ALICE_AND("\"watch\":[]"), .problem = TOKEN_NONE},
     {NULL, ALICE_AND("\"watch\":[\"" ID_128 "\"]"), .problem = TOKEN_NONE},
-    {NULL, ALICE_AND("\"watch\":[\"" ID_128 "9\"]"), .problem = TOKEN_CLAIMS},
-    {NULL, ALICE_AND("\"watch\":\"bob\""), .problem = TOKEN_CLAIMS},
-    {NULL, ALICE_AND("\"watch\":[\"bob\",1]"), .problem = TOKEN_CLAIMS},
-    {NULL, ALICE_AND("\"watch\":[\"\"]"), .problem = TOKEN_CLAIMS},
-    {NULL, ALICE_AND("\"watch\":[\"a\\u0000\"]"), .problem = TOKEN_CLAIMS},
-    {NULL, ALICE_AND("\"watch\":[[\"bob\"]]"), .problem = TOKEN_CLAIMS},
-    {NULL, ALICE_AND("\"watch\":{\"bob\":true}"), .problem = TOKEN_CLAIMS},
-    {NULL, ALICE_AND("\"watch\":true"), .problem = TOKEN_CLAIMS},
-    {NULL, ALICE_AND("\"watch\":null"), .problem = TOKEN_CLAIMS},
+    {NULL, ALICE_AND("\"watch\":[\"" ID_128 "9\"]"), .problem = TOKEN_WATCH},
+    {NULL, ALICE_AND("\"watch\":\"bob\""), .problem = TOKEN_WATCH},
+    {NULL, ALICE_AND("\"watch\":[\"bob\",1]"), .problem = TOKEN_WATCH},
+    {NULL, ALICE_AND("\"watch\":[\"\"]"), .problem = TOKEN_WATCH},
+    {NULL, ALICE_AND("\"watch\":[\"a\\u0000\"]"), .problem = TOKEN_WATCH},
+    {NULL, ALICE_AND("\"watch\":[[\"bob\"]]"), .problem = TOKEN_WATCH},
+    {NULL, ALICE_AND("\"watch\":{\"bob\":true}"), .problem = TOKEN_WATCH},
+    {NULL, ALICE_AND("\"watch\":true"), .problem = TOKEN_WATCH},
+    {NULL, ALICE_AND("\"watch\":null"), .problem = TOKEN_NONE},
 };
 
 static void token_table(void **unused)
@@ -581,7 +581,7 @@ static void token_table(void **unused)
                          row->audience ? row->audience : "", &token);
         exact_free(copy);
         if (problem != row->problem)
-            fail_msg("%s %s: %s", row->header, row->claims, TOKEN_PROBLEMS[problem]);
+            fail_msg("%s %s: %s", row->header, row->claims, TOKEN_PROBLEMS[problem].text);
         if (!problem) {
             assert_int_equal(strlen(token.user), token.user_len);
             if (!row->claims) assert_string_equal(token.user, "alice");
@@ -592,13 +592,23 @@ static void token_table(void **unused)
     }
 }
 
-/* Every problem has a text of its own that no token can be in. */
+/* What a wrong signature of an algorithm is, where there is a key for it. */
+static enum token_problem token_unsigned(int kind)
+{
+    return kind == TOKEN_HS256 ? TOKEN_SECRET : TOKEN_SIGNATURE;
+}
+
+/* Every problem has a text of its own that no token can be in, and that fits behind its error's
+ * code in a close frame. */
 static void token_problems_have_texts(void **unused)
 {
     (void)unused;
     for (int i = 0; i < TOKEN_PROBLEM_COUNT; i++) {
-        assert_true(TOKEN_PROBLEMS[i] && *TOKEN_PROBLEMS[i] && !strchr(TOKEN_PROBLEMS[i], '%'));
-        for (int k = 0; k < i; k++) assert_string_not_equal(TOKEN_PROBLEMS[i], TOKEN_PROBLEMS[k]);
+        const struct token_problem_row *row = &TOKEN_PROBLEMS[i];
+        assert_true(row->text && *row->text && !strchr(row->text, '%'));
+        assert_true(strlen(ERRORS[row->error].code) + 2 + strlen(row->text) <= WS_REASON_MAX);
+        assert_true(!i == (row->error == ERROR_NONE));
+        for (int k = 0; k < i; k++) assert_string_not_equal(row->text, TOKEN_PROBLEMS[k].text);
     }
 }
 
@@ -619,7 +629,7 @@ static void token_forms(void **unused)
         buffer_add(&c, b.at, b.len);
         buffer_text(&c, tails[i]);
         enum token_problem problem = token_judge(c.at, c.len);
-        if (problem != TOKEN_MALFORMED && problem != TOKEN_SIGNATURE) fail_msg("tail %zu", i);
+        if (problem != TOKEN_MALFORMED && problem != TOKEN_SECRET) fail_msg("tail %zu", i);
         c.len = 0;
         buffer_text(&c, tails[i]);
         buffer_add(&c, b.at, b.len);
@@ -680,14 +690,14 @@ static void token_algorithms_are_not_confused(void **unused)
             token_write(&b, token_span("{\"alg\":\"HS256\"}"), token_span(TOKEN_ALICE));
             token_seal_secret(&b, (struct span){pem, strlen(pem) - cut});
             assert_int_equal(token_try(&keys, b.at, b.len, TEST_WALL, &token), TOKEN_ALGORITHM);
-            assert_int_equal(token_judge(b.at, b.len), TOKEN_SIGNATURE);
+            assert_int_equal(token_judge(b.at, b.len), TOKEN_SECRET);
         }
         for (int other = 0; other < TOKEN_KIND_COUNT; other++) {
             char header[32];
             snprintf(header, sizeof header, "{\"alg\":\"%s\"}", TOKEN_ALGORITHMS[other]);
             token_make(&b, kind, header, TOKEN_ALICE);
             assert_int_equal(token_judge(b.at, b.len),
-                             other == kind ? TOKEN_NONE : TOKEN_SIGNATURE);
+                             other == kind ? TOKEN_NONE : token_unsigned(other));
             assert_int_equal(token_try(&keys, b.at, b.len, TEST_WALL, &token),
                              other == kind ? TOKEN_NONE : TOKEN_ALGORITHM);
             token_free(&token);
@@ -726,7 +736,7 @@ static void token_signatures_have_a_form(void **unused)
             token_write(&b, token_span(header), token_span(TOKEN_ALICE));
             buffer_text(&b, ".");
             base64url_encode(&b, bytes, lengths[i]);
-            assert_int_equal(token_judge(b.at, b.len), TOKEN_SIGNATURE);
+            assert_int_equal(token_judge(b.at, b.len), token_unsigned(kind));
         }
     }
     buffer_free(&b);
@@ -766,7 +776,7 @@ static void token_skew(void **unused)
             token_try(&TOKEN_WORLD.keys, b.at, b.len, TEST_WALL + rows[i].after, &token);
         if (problem != rows[i].problem)
             fail_msg("%s at %" PRId64 ": %s", rows[i].claims, rows[i].after,
-                     TOKEN_PROBLEMS[problem]);
+                     TOKEN_PROBLEMS[problem].text);
         token_free(&token);
         buffer_free(&b);
     }
@@ -784,21 +794,21 @@ static void token_keys_rotate(void **unused)
         enum token_problem problem;
     } rows[] = {
         {HS("\"kid\":\"old\""), "o", TOKEN_NONE},
-        {HS("\"kid\":\"old\""), "n", TOKEN_SIGNATURE},
-        {HS("\"kid\":\"old\""), "x", TOKEN_SIGNATURE},
+        {HS("\"kid\":\"old\""), "n", TOKEN_SECRET},
+        {HS("\"kid\":\"old\""), "x", TOKEN_SECRET},
         {HS("\"kid\":\"new\""), "n", TOKEN_NONE},
         {HS("\"kid\":\"new\""), "m", TOKEN_NONE},
         {HS("\"kid\":\"n\\u0065w\""), "m", TOKEN_NONE},
-        {HS("\"kid\":\"new\""), "o", TOKEN_SIGNATURE},
-        {HS("\"kid\":\"NEW\""), "n", TOKEN_SIGNATURE},
+        {HS("\"kid\":\"new\""), "o", TOKEN_SECRET},
+        {HS("\"kid\":\"NEW\""), "n", TOKEN_SECRET},
         {HS("\"kid\":\"NEW\""), "x", TOKEN_NONE},
         {HS("\"kid\":\"\""), "x", TOKEN_NONE},
-        {HS("\"kid\":\"\""), "n", TOKEN_SIGNATURE},
-        {HS("\"kid\":\"new\\u0000\""), "n", TOKEN_SIGNATURE},
+        {HS("\"kid\":\"\""), "n", TOKEN_SECRET},
+        {HS("\"kid\":\"new\\u0000\""), "n", TOKEN_SECRET},
         {"{\"alg\":\"HS256\"}", "o", TOKEN_NONE},
         {"{\"alg\":\"HS256\"}", "m", TOKEN_NONE},
         {"{\"alg\":\"HS256\"}", "x", TOKEN_NONE},
-        {"{\"alg\":\"HS256\"}", "y", TOKEN_SIGNATURE},
+        {"{\"alg\":\"HS256\"}", "y", TOKEN_SECRET},
         {"{\"alg\":\"RS256\",\"kid\":\"old\"}", "o", TOKEN_ALGORITHM},
         {"{\"alg\":\"RS256\"}", "o", TOKEN_ALGORITHM},
     };
@@ -821,7 +831,7 @@ static void token_keys_rotate(void **unused)
         token_free(&token);
         if (problem != rows[i].problem)
             fail_msg("%s signed by %s: %s", rows[i].header, rows[i].secret,
-                     TOKEN_PROBLEMS[problem]);
+                     TOKEN_PROBLEMS[problem].text);
         assert_int_equal(token_try(&none, b.at, b.len, TEST_WALL, &token), TOKEN_UNKNOWN_KEY);
     }
     token_make(&b, TOKEN_HS256, HS("\"kid\":\"other\""), TOKEN_ALICE);
@@ -906,7 +916,7 @@ static void *token_crowd_run(void *argument)
         if (broken) copy[b->len - 10] = copy[b->len - 10] == 'A' ? 'B' : 'A';
         enum token_problem problem =
             token_verify(&TOKEN_WORLD.keys, (struct span){copy, b->len}, TEST_WALL, "", "", &token);
-        if (problem != (broken ? TOKEN_SIGNATURE : TOKEN_NONE)) crowd->bad++;
+        if (problem != (broken ? token_unsigned(i % TOKEN_KIND_COUNT) : TOKEN_NONE)) crowd->bad++;
         token_free(&token);
     }
     return NULL;

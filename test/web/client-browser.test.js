@@ -373,20 +373,24 @@ test('whom the token does not allow, and too many: the others are followed', asy
     ['forbidden', 'too_many_watched'], 'one for each refusal, which names whom it is about');
 });
 
-test('4401: the token runs out, getToken gives a new one, the user stays online', async (t) => {
+test('4401: the token runs out before getToken gives a new one, which is used then', async (t) => {
   const key = tokenKey(t);
   const world = await setup(t, { args: [...key.args, '--grace', '20s'] });
   const user = unique('expiry');
   const admin = bearer(await key.admin());
   const asked = [];
-  await world.context.exposeFunction('mint', (id) => {
+  let page = null;
+  let first = null; // what is given until the page has heard of its end
+  await world.context.exposeFunction('mint', async (id) => {
     asked.push(id);
-    return key.user(id, { exp: seconds() + (asked.length === 1 ? 2 : 3600) });
+    first ??= await key.user(id, { exp: seconds() + 2 });
+    const over = await page?.evaluate(() => events.some(([, { code }]) => code === 4401));
+    return over ? key.user(id) : first;
   });
-  const page = await openPage(world, user);
+  page = await openPage(world, user);
   await reach(page, 'connected');
   await page.waitForFunction(() => events.filter(([type]) => type === 'connected').length === 2);
-  assert.deepEqual(asked, [user, user]);
+  assert.ok(asked.length >= 2 && asked.every((id) => id === user));
   assert.deepEqual(
     (await told(page, 'error')).map(({ code, final }) => [code, final]),
     [['token_expired', false]],
@@ -396,6 +400,29 @@ test('4401: the token runs out, getToken gives a new one, the user stays online'
     [[1, 0]],
   );
   assert.equal((await presence(world.server, user, admin)).source, 'live');
+});
+
+test('renewToken: a new friend is followed by a new token, and nobody sees it', async (t) => {
+  const key = tokenKey(t);
+  const world = await setup(t, { args: [...key.args, '--grace', '20s'] });
+  const user = unique('renews');
+  const admin = bearer(await key.admin());
+  const friends = [];
+  await world.context.exposeFunction('mint', (id) => key.user(id, { watch: friends }));
+  const page = await openPage(world, user);
+  await reach(page, 'connected');
+  await page.evaluate(() => {
+    window.seen = [];
+    window.denied = [];
+    client.watch('newfriend', (one) => seen.push(one.status), ({ code }) => denied.push(code));
+  });
+  await page.waitForFunction(() => denied.length === 1);
+  friends.push('newfriend');
+  await page.evaluate(() => client.renewToken());
+  await page.waitForFunction(() => seen.length === 1);
+  assert.deepEqual(await page.evaluate(() => [seen, denied]), [['offline'], ['forbidden']]);
+  const { sessions } = await json(world.server, `/admin/users/${user}/sessions`, admin);
+  assert.deepEqual(sessions.map(({ to }) => to), [null], 'the same session');
 });
 
 test('P09 a refused token is never sent again', async (t) => {
@@ -520,8 +547,36 @@ test('in node: a refused token is told and not sent again, and 4403 is final', a
   await stopped;
   const ended = new Promise((resolve) => { client.on('disconnected', resolve); });
   client.startPresence('bob'); // with the token of alice
-  assert.deepEqual(await ended, { code: 4403, reason: 'forbidden', willReconnect: false });
+  assert.deepEqual(await ended, { code: 4403, reason: "forbidden: the token is another user's: its sub is not the user in the path", willReconnect: false });
   assert.equal(errors.at(-1), 'forbidden true');
+});
+
+test('in node: the next token comes before the end of this one, and the user is never offline', async (t) => {
+  const { PresenceService } = await import(path.join(WEB, 'presence.js'));
+  const key = tokenKey(t);
+  const server = await start(t, { args: [...key.args, '--grace', '20s'] });
+  const admin = bearer(await key.admin());
+  const asked = [];
+  let renew; // what waits for most of an hour
+  const client = new PresenceService({
+    apiUrl: `http://127.0.0.1:${server.port}`,
+    getToken: (id) => key.user(id, { exp: seconds() + 3600, jti: String(asked.push(id)) }),
+    WebSocket: globalThis.WebSocket ?? require('ws'),
+    awayAfter: Infinity,
+    clock: { setTimeout: (work, ms) => (ms > 600000 ? (renew = { work, ms }) : setTimeout(work, ms)) },
+  });
+  t.after(() => client.stopPresence());
+  const next = () => new Promise((resolve) => { client.on('connected', resolve); });
+  let connected = next();
+  client.startPresence('u');
+  await connected;
+  assert.ok(renew.ms > 3470000 && renew.ms <= 3528000, `asked in ${renew.ms} ms of 3,600,000`);
+  connected = next();
+  renew.work();
+  await connected;
+  assert.deepEqual(asked, ['u', 'u']);
+  const { sessions } = await json(server, '/admin/users/u/sessions', admin);
+  assert.deepEqual(sessions.map(({ to }) => to), [null], 'one session');
 });
 
 test('in node: connects, probes, says its token, survives a restart, stops', async (t) => {

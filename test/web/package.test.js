@@ -2,17 +2,21 @@
 // The npm package: what is in it, that it installs, and that its types are what the code is.
 
 const assert = require('node:assert/strict');
-const { execFileSync } = require('node:child_process');
+const { execFileSync, spawn } = require('node:child_process');
 const fs = require('node:fs');
+const os = require('node:os');
 const path = require('node:path');
+const { after } = require('node:test');
 const ts = require('typescript');
-const { test: anyTest, release, tempDir } = require('../integration/lib');
+const { test: anyTest, release, tempDir, start } = require('../integration/lib');
 const { WEB } = require('./lib/world');
 
 const test = (name, body) => anyTest(name, { skip: !release && 'once is enough' }, body);
 
 const MODULES = path.join(__dirname, '../node_modules');
 const SHIPPED = [
+  'LICENSE',
+  'README.md',
   'package.json',
   'presence.d.ts',
   'presence.js',
@@ -47,12 +51,19 @@ function tsc(cwd, ...args) {
   return ts.formatDiagnostics(ts.getPreEmitDiagnostics(program), host);
 }
 
+let project = ''; // made once: npm takes seconds
+after(() => project && fs.rmSync(project, { recursive: true, force: true }));
+
 /** An empty project with the packed package in it, without asking any registry. */
 function install(t) {
+  if (!project) {
+    project = fs.mkdtempSync(path.join(os.tmpdir(), 'presence-package-'));
+    const [{ filename }] = JSON.parse(npm(WEB, 'pack', '--json', '--pack-destination', project));
+    fs.writeFileSync(path.join(project, 'package.json'), '{"private":true,"type":"module"}');
+    npm(project, 'install', '--offline', `./${filename}`);
+  }
   const dir = tempDir(t);
-  const [{ filename }] = JSON.parse(npm(WEB, 'pack', '--json', '--pack-destination', dir));
-  fs.writeFileSync(path.join(dir, 'package.json'), '{"private":true,"type":"module"}');
-  npm(dir, 'install', '--offline', `./${filename}`);
+  fs.cpSync(project, dir, { recursive: true });
   return dir;
 }
 
@@ -115,6 +126,7 @@ own.on('suspended', ({ delay }) => delay.toFixed());
 own.on('error', (error) => error.final ? error.code : error.message);
 own.on('change', (snapshot: PresenceSnapshot) => snapshot.connected);
 own.addEventListener('error', (event) => event.detail.code, { once: true });
+own.renewToken();
 own.stopPresence();
 off();
 const status: PresenceSnapshot = usePresenceStatus();
@@ -181,6 +193,49 @@ test('it says its licence, in package.json and in every file', () => {
     const first = fs.readFileSync(path.join(WEB, name), 'utf8').split('\n').slice(0, 2);
     assert.ok(first.includes('// SPDX-License-Identifier: MIT'), name);
   }
+});
+
+test("its LICENSE is the program's", () => {
+  const readme = fs.readFileSync(path.join(WEB, '../README.md'), 'utf8');
+  const [, text] = /\n## Licence\n\n([^]*?)\n\n(?! )/.exec(readme);
+  assert.equal(fs.readFileSync(path.join(WEB, 'LICENSE'), 'utf8').trim(), text.replace(/^ {4}/gm, '').trim());
+});
+
+test('what its README shows can be built with it, and is what the examples run', async (t) => {
+  const dir = install(t);
+  fs.cpSync(path.join(MODULES, 'react19'), path.join(dir, 'node_modules/react'), { recursive: true });
+  const blocks = [...fs.readFileSync(path.join(WEB, 'README.md'), 'utf8').matchAll(/^```(jsx?)\n([^]*?)^```/gm)].map(([, kind, code]) => ({ kind, code }));
+  assert.ok(blocks.length >= 6);
+  const build = ({ kind, code }) => require('esbuild').build({
+    stdin: { contents: code, resolveDir: dir, loader: kind },
+    bundle: true, write: false, format: 'esm', nodePaths: [MODULES], logLevel: 'silent', jsx: 'automatic',
+  });
+  for (const block of blocks) await build(block);
+  await assert.rejects(build({ kind: 'js', code: "import { presence } from 'presence-client'; presence();" }), /No matching export/);
+  for (const name of ['vue/use-presence.js', 'svelte/presence.js']) {
+    const text = fs.readFileSync(path.join(__dirname, 'example', name), 'utf8');
+    assert.ok(blocks.some(({ code }) => code === text), name);
+  }
+});
+
+test('in a Node without a WebSocket the error says what to write, and that works', async (t) => {
+  const dir = install(t);
+  const server = await start(t);
+  const run = (code) => {
+    fs.writeFileSync(path.join(dir, 'use.js'), `delete globalThis.WebSocket; // as in Node 20\n${code}`);
+    const child = spawn(process.execPath, ['use.js'], { cwd: dir, stdio: ['ignore', 'pipe', 'pipe'] });
+    let text = '';
+    for (const one of [child.stdout, child.stderr]) one.on('data', (more) => { text += more; });
+    return new Promise((resolve) => { child.on('close', () => resolve(text)); });
+  };
+  const rest = `
+    presenceService.configure({ apiUrl: 'http://127.0.0.1:${server.port}' });
+    presenceService.on('connected', () => { console.log('connected'); presenceService.stopPresence(); });
+    presenceService.startPresence('alice');`;
+  const said = await run(`import { presenceService } from 'presence-client';${rest}`);
+  const [, tool, code] = /there is no WebSocket here; npm install (\w+), then: (import .*)$/m.exec(said) || assert.fail(said);
+  fs.cpSync(path.join(MODULES, tool), path.join(dir, 'node_modules', tool), { recursive: true });
+  assert.equal(await run(`import { presenceService } from 'presence-client';\n${code}${rest}`), 'connected\n');
 });
 
 test("the version is the program's", () => {
@@ -260,6 +315,17 @@ test("tsc --strict takes a user's file, and refuses what is wrong in it", (t) =>
   for (const options of CHECKS) assert.equal(tsc(dir, ...options, 'user.ts'), '');
   fs.writeFileSync(path.join(dir, 'user.ts'), `${USER}\nconst wrong: number = own.isConnected();`);
   assert.match(tsc(dir, ...CHECKS[0], 'user.ts'), /user\.ts\(\d+,\d+\): error TS2322/);
+  // the hooks are found by each of two ways where "exports" are not known
+  const installed = path.join(dir, 'node_modules/presence-client');
+  const file = path.join(installed, 'package.json');
+  const whole = fs.readFileSync(file, 'utf8');
+  fs.writeFileSync(path.join(dir, 'user.ts'), USER);
+  fs.renameSync(path.join(installed, 'react'), path.join(dir, 'react'));
+  assert.equal(tsc(dir, ...CHECKS[2], 'user.ts'), '', 'by typesVersions');
+  fs.writeFileSync(file, JSON.stringify({ ...JSON.parse(whole), typesVersions: undefined }));
+  assert.match(tsc(dir, ...CHECKS[2], 'user.ts'), /Cannot find module 'presence-client\/react'/);
+  fs.renameSync(path.join(dir, 'react'), path.join(installed, 'react'));
+  assert.equal(tsc(dir, ...CHECKS[2], 'user.ts'), '', 'by the folder');
 });
 
 test('the types are sound by themselves, and are those of the code', (t) => {
@@ -353,7 +419,7 @@ test('the pages are no more than 168 KB, and need nothing from elsewhere but Rea
   })
     .split('\n')
     .filter(Boolean);
-  const pages = files.filter((name) => !/\.json$|\.d\.ts$/.test(name)); // what a browser loads
+  const pages = files.filter((name) => !/\.json$|\.d\.ts$|^README\.md$|^LICENSE$/.test(name)); // what a browser loads
   const sizes = pages.map((name) => fs.statSync(path.join(WEB, name)).size);
   const total = sizes.reduce((sum, one) => sum + one, 0);
   assert.ok(total > 20000 && total <= 168 * 1024, `${total} bytes`);

@@ -441,7 +441,7 @@ test('without a WebSocket class startPresence says so', async (t) => {
   const client = new PresenceService({ apiUrl: 'http://a.example' });
   assert.throws(() => client.startPresence('alice'), {
     name: 'TypeError',
-    message: /no WebSocket here.* Node 22\): use the option WebSocket/,
+    message: /there is no WebSocket here; npm install ws, then: import WebSocket from 'ws'; presenceService\.configure\(\{ WebSocket \}\)$/,
   });
   const world = new World();
   globalThis.WebSocket = world.WebSocket; // as in Node 22: the global one, and no page
@@ -905,6 +905,161 @@ test('tokens that are good for no time at all are not asked for in a tight loop'
   client.startPresence('alice');
   await world.clock.advance(MINUTE);
   assert.equal(count, 6, 'after 1, 2, 4, 8, 16 s');
+});
+
+test('renewToken: a new token on a new socket at once, the old one left as a page is', async () => {
+  const world = new World();
+  let count = 0;
+  const client = await world.connected({ getToken: () => `t${count++}` });
+  client.watch('bob', () => {});
+  await world.clock.advance(SECOND);
+  client.renewToken();
+  client.renewToken();
+  await world.clock.advance(4 * LATENCY);
+  assert.deepEqual(world.sockets.map((one) => one.protocols[1]), ['token.t0', 'token.t1']);
+  assert.equal(world.sockets[0].closed.code, 4001, 'no offline: it comes back within the grace time');
+  assert.equal(client.isConnected(), true);
+  assert.ok(world.last.sent.some((text) => text.includes('"watch"')), 'followed anew');
+  assert.deepEqual(world.told('error'), []);
+  world.last.end(1006);
+  await world.clock.advance(LATENCY);
+  client.renewToken();
+  client.stopPresence();
+  client.renewToken();
+  await world.clock.advance(MINUTE);
+  assert.deepEqual([world.sockets.length, client.state], [2, 'stopped'], 'nothing to renew while not connected');
+});
+
+test('the next token is asked for a tenth of its life before it ends, two minutes at most; without one nothing happens', async () => {
+  const rows = [[100, 90, 94], [3600, 3480, 3528], [86400 * 60, 0x7fffffff / 1000 - 1, 0x7fffffff / 1000 + 1]];
+  for (const [life, earliest, latest] of rows) {
+    const world = new World();
+    world.greeting = { expires_seconds: life };
+    let count = 0;
+    const client = await world.connected({ getToken: () => `t${count++}` });
+    const began = world.clock.ms;
+    await world.clock.advance(earliest * SECOND - 100);
+    assert.equal(count, 1, `${life} s: too early`);
+    await world.clock.advance((latest - earliest) * SECOND + 200);
+    assert.deepEqual(world.sockets.map((one) => one.protocols[1]), ['token.t0', 'token.t1'], `${life} s`);
+    assert.ok(world.last.began - began <= latest * SECOND + 100);
+    assert.deepEqual([client.isConnected(), world.sockets[0].closed.code, world.told('error').length], [true, 4001, 0]);
+    client.stopPresence();
+    assert.equal(world.clock.pending, 0);
+  }
+  const answers = [() => 't', () => '', () => null, () => { throw new Error('broken'); }, () => Promise.reject(new Error('broken')), () => 42];
+  for (const answer of answers) { // the connection stays
+    const world = new World();
+    world.greeting = { expires_seconds: 100 };
+    let getToken = () => 't';
+    const client = await world.connected({ getToken: () => getToken() });
+    getToken = answer;
+    await world.clock.advance(99 * SECOND);
+    assert.deepEqual([world.sockets.length, client.isConnected()], [1, true], String(answer));
+    assert.equal(world.told('error').length, /broken/.test(answer) ? 1 : 0, String(answer));
+  }
+  for (const expires_seconds of [0, 1, -5, '100', null, NaN, Infinity]) {
+    const world = new World();
+    world.greeting = { expires_seconds };
+    let count = 0;
+    await world.connected({ getToken: () => `t${count++}` });
+    await world.clock.advance(60 * MINUTE);
+    assert.equal(count, 1, `${expires_seconds}`);
+  }
+  const world = new World(); // a slow answer for a connection that is gone, and for another user
+  world.greeting = { expires_seconds: 100 };
+  const late = [];
+  const client = await world.connected({ getToken: (id) => (late.push(id) === 1 ? 't0' : new Promise((resolve) => { late.resolve = resolve; })) });
+  await world.clock.advance(95 * SECOND);
+  const { resolve } = late;
+  client.configure({ getToken: (id) => `for ${id}`.replace(' ', '.') });
+  client.startPresence('bob');
+  resolve('late');
+  await world.clock.advance(SECOND);
+  assert.deepEqual([world.last.protocols[1], client.getCurrentUserId()], ['token.for.bob', 'bob']);
+});
+
+test("a renewed token that waits for its try is not the next user's", async () => {
+  const world = new World();
+  let count = 0;
+  const client = await world.connected({ getToken: (id) => `${id}${count++}` });
+  client.renewToken();
+  await world.clock.advance(3 * LATENCY);
+  assert.equal(client.isConnected(), true);
+  client.renewToken(); // so soon it has to wait
+  await world.clock.advance(LATENCY);
+  assert.deepEqual([client.state, count], ['reconnecting', 3]);
+  client.startPresence('bob');
+  await world.clock.advance(SECOND);
+  assert.equal(world.last.protocols[1], 'token.bob3');
+});
+
+test('what a refusal says behind its code is the message of the error', async () => {
+  const why = "the token's exp has passed: get a new one";
+  const rows = [
+    [4401, `token_expired: ${why}`, { code: 'token_expired', message: why, final: false }],
+    [4401, 'token_invalid: a: b', { code: 'token_invalid', message: 'a: b', final: false }],
+    [4401, 'token_invalid', { code: 'token_invalid', message: 'the server closed with 4401', final: false }],
+    [4401, '', { code: 'closed_4401', message: 'the server closed with 4401', final: false }],
+    [4403, `forbidden: ${why}`, { code: 'forbidden', message: why, final: true }],
+    [4403, '', { code: 'forbidden', message: 'the server does not want this user here', final: true }],
+    [4429, 'too_fast', { code: 'too_fast', message: 'the server closed with 4429', final: false }],
+  ];
+  for (const [code, reason, error] of rows) {
+    const world = new World(closing({ code, reason, hello: true, after: 2000 }));
+    const client = await world.client({ getToken: () => 't', debug: () => {} });
+    client.startPresence('alice');
+    await world.clock.advance(2 * SECOND + 3 * LATENCY);
+    assert.deepEqual(world.told('error')[0], error);
+    assert.equal(world.told('disconnected')[0].reason, reason);
+  }
+});
+
+test('what a newcomer has to mend is on the console, once', async (t) => {
+  const said = [];
+  const { warn } = console;
+  console.warn = (text) => said.push(text);
+  t.after(() => { console.warn = warn; });
+  /** What is said in a minute in which the server does this. */
+  const hear = async (server, options, page) => {
+    said.length = 0;
+    const world = new World(server);
+    if (page) world.page.location = page;
+    const client = await world.client(options);
+    client.startPresence('alice');
+    await world.clock.advance(MINUTE);
+    client.stopPresence();
+    return said.map((text) => text.replace(/^\[presence\] /, ''));
+  };
+  const refuse = (reason) => closing({ code: 4401, reason }, { code: 4401, reason }, { code: 4401, reason });
+  const missing = refuse('token_missing: there is no token');
+  const apiUrl = 'https://presence.example.com/p';
+  let count = 0;
+  const getToken = () => `t${count++}`;
+  assert.deepEqual(await hear(missing, {}), ["the server wants a token: configure({ getToken: async (userId) => (await fetch('/presence-token', { method: 'POST' })).text() })"]);
+  assert.deepEqual(await hear(missing, { getToken: () => '' }), ['the server wants a token, and getToken gave none']);
+  assert.deepEqual(await hear(refuse('token_invalid: its signature is wrong'), { getToken }), ['the server refused what getToken gave: its signature is wrong']);
+  assert.deepEqual(await hear(closing({ code: 4401, reason: 'token_expired: x', hello: true, after: 2000 }), { getToken }), [], 'it ran out: nothing is wrong');
+  const unseen = (socket) => socket.later(() => {
+    socket.hello();
+    for (const id of ['bob', 'carol']) socket.later(() => socket.message(JSON.stringify({ type: 'error', code: 'forbidden', message: 'no', users: [id] })), 1000);
+  });
+  said.length = 0;
+  const world = new World(unseen);
+  const client = await world.client({});
+  client.watch(['bob', 'carol'], () => {});
+  client.startPresence('alice');
+  await world.clock.advance(MINUTE);
+  client.stopPresence();
+  assert.deepEqual(said, ['[presence] the token does not let this page see all whom it watches: its claim watch names them, or is "*"; see renewToken()']);
+  assert.deepEqual(await hear('refuse', { apiUrl }), ['no WebSocket at wss://presence.example.com: is the server up? For this page it has to be started with --allow-origin https://app.example.com']);
+  assert.deepEqual(await hear('refuse', {}), ['no WebSocket at wss://app.example.com: is the server up?']);
+  assert.deepEqual(await hear('refuse', { apiUrl }, { origin: 'null', href: 'file:///x' }), ['no WebSocket at wss://presence.example.com: is the server up? It takes no page of a file: have a web server give this one']);
+  assert.deepEqual(await hear('refuse', { apiUrl, window: {} }), ['no WebSocket at wss://presence.example.com: is the server up?'], 'in node');
+  assert.deepEqual(await hear(closing({ hello: true, after: 2000, code: 1006 }, { code: 1006 }), { apiUrl }), [], 'it worked before: an outage');
+  const steps = [];
+  assert.deepEqual(await hear('refuse', { apiUrl, debug: (step) => steps.push(step) }), [], 'debug gets it');
+  assert.equal(steps.filter((one) => one.startsWith('no WebSocket at ')).length, 1);
 });
 
 test('4401 without a getToken is tried again like any loss', async () => {
@@ -2256,7 +2411,7 @@ test('two clients share nothing', async () => {
 });
 
 test('the size of what is shipped', () => {
-  assert.ok(fs.statSync(path.join(WEB, 'presence.js')).size < 44 * 1024);
+  assert.ok(fs.statSync(path.join(WEB, 'presence.js')).size < 48 * 1024); // what to mend is said in words
 });
 
 test('settle() is what the world needs', async () => {

@@ -134,9 +134,10 @@ function checkLeft(logs, left) {
     .map(([id, count]) => `${id} left ${count} times and has ${counts.get(id) ?? 0} leaves`);
 }
 
-/** The dumps of all nodes say the same: last_seen exactly of who is offline, nearly of the others;
- *  addresses and samples are each node's own. `online`: those who hold sockets, and nobody else. */
-function checkDumps(dumps, online) {
+/** The dumps of all nodes say the same: when somebody left but for `exact` ms, when who is online was
+ *  seen nearly; addresses and samples are each node's own. `online`: those who hold sockets, and
+ *  nobody else. */
+function checkDumps(dumps, online, exact = 0) {
   const problems = [];
   const keyed = (lines) => new Map(lines.filter((line) => !line.end && (line.user !== undefined || line.session !== undefined || line.manual !== undefined))
     .map((line) => [line.user !== undefined ? `user ${line.user}` : line.session !== undefined ? `stay of ${line.session} from ${line.from}` : `manual of ${line.manual}`, line]));
@@ -150,11 +151,10 @@ function checkDumps(dumps, online) {
         problems.push(`${key} is only on ${a ? first : name}`);
         continue;
       }
-      const { last_seen: seenA, address: addressA, ...restA } = a;
-      const { last_seen: seenB, address: addressB, ...restB } = b;
-      const apart = Math.abs(Date.parse(seenA) - Date.parse(seenB));
+      const [restA, restB] = [a, b].map(({ last_seen, offline_since, to, address, ...rest }) => rest);
+      const apart = Math.max(...['last_seen', 'offline_since', 'to'].map((field) => Math.abs(Date.parse(a[field] ?? 0) - Date.parse(b[field] ?? 0))));
       if (JSON.stringify(restA) !== JSON.stringify(restB)) problems.push(`${key}: ${first} ${JSON.stringify(a)}, ${name} ${JSON.stringify(b)}`);
-      else if (apart > (a.online_since === null ? 0 : LAST_SEEN)) problems.push(`${key}: last_seen is ${apart} ms apart on ${first} and ${name}`);
+      else if (apart > (a.online_since === null || key.startsWith('stay') ? exact : LAST_SEEN)) problems.push(`${key}: ${apart} ms apart on ${first} and ${name}`);
     }
   }
   for (const [name, theirs] of Object.entries(dumps)) {
@@ -204,11 +204,11 @@ function checkWebhook(posts, logs) {
   return problems;
 }
 
-/** Everything at once, by kind. Truth: held, lost, left, online as above, each optional; posts of a
+/** Everything at once, by kind. Truth: held, lost, left, online, exact as above, each optional; posts of a
  *  webhook. */
-const kindsOf = ({ logs, dumps, held = new Map(), lost = new Map(), left = new Map(), online, posts }) => ({
+const kindsOf = ({ logs, dumps, held = new Map(), lost = new Map(), left = new Map(), online, posts, exact }) => ({
   positions: checkPositions(logs), turns: checkTurns(logs), held: checkHeld(logs, held), lost: checkLost(logs, lost, dumps),
-  left: checkLeft(logs, left), dumps: checkDumps(dumps, online), webhook: posts ? checkWebhook(posts, logs) : [],
+  left: checkLeft(logs, left), dumps: checkDumps(dumps, online, exact), webhook: posts ? checkWebhook(posts, logs) : [],
 });
 const problemsOf = (story) => Object.values(kindsOf(story)).flat();
 

@@ -16,7 +16,7 @@ const LISTENING = /listening on (\[[^\]]+\]|[\w.]+):(\d+)(?: \((\w+)\))?/;
 // Tests do with short times what takes minutes with those that fit together.
 const SHORT = /level=warn msg="--online-threshold is below --ping-interval \+ --pong-timeout: /;
 const LOGIN = /level=info msg="(admin logged in|wrong admin password) from [^"]+"$/;
-const REFUSED = /level=info msg="upgrade refused: /;
+const REFUSED = /level=info msg="(upgrade|page) refused: /;
 
 // Whatever happens to this process, no server outlives it.
 const running = new Set();

@@ -1,17 +1,10 @@
-/* A small application: a form to log in or register, and a page for those who did. */
+/* A small application: a form to log in or register, and a page for those who did, with their
+ * friends. */
 
 import { useState } from 'react';
-import { usePresenceStatus } from 'presence-client/react';
+import { usePresence, usePresenceStatus } from 'presence-client/react';
+import { WORDS } from '../ask.js';
 import { AuthProvider, useAuth } from './auth.jsx';
-
-const WORDS = {
-  idle: 'not started',
-  connecting: 'connecting',
-  connected: 'online',
-  reconnecting: 'connection lost, try',
-  suspended: 'no connection; still trying, but slowly',
-  stopped: 'not present',
-};
 
 /** What presence is doing, for everybody to see. */
 export function Indicator() {
@@ -23,6 +16,20 @@ export function Indicator() {
       {state === 'reconnecting' ? ` ${attempt}` : ''}
       {lastChange ? `, since ${new Date(lastChange).toLocaleTimeString()}` : ''}
     </p>
+  );
+}
+
+/** Who of the friends is online. */
+function Friends({ ids }) {
+  const users = usePresence(ids);
+  return (
+    <ul>
+      {ids.map((id) => (
+        <li key={id} data-user={id}>
+          {id}: {users.get(id)?.status ?? 'not known'}
+        </li>
+      ))}
+    </ul>
   );
 }
 
@@ -66,6 +73,7 @@ function Page() {
   return (
     <>
       <h1>Hello {user.id}</h1>
+      <Friends ids={user.friends} />
       <button type="button" onClick={logout}>
         Log out
       </button>

@@ -3,28 +3,14 @@
 
 import { createContext, useContext, useEffect, useMemo, useState } from 'react';
 import { presenceService } from 'presence-client';
+import { ask, getToken } from '../ask.js';
 
 const AuthContext = createContext(null);
-
-/** One request to the application's backend: the JSON of the answer, or an Error with its text. */
-async function ask(method, path, body) {
-  const response = await fetch(path, {
-    method,
-    headers: { 'Content-Type': 'application/json' },
-    body: body && JSON.stringify(body),
-  });
-  const answer = await response.json();
-  if (!response.ok) throw new Error(answer.error);
-  return answer;
-}
 
 /** Tells presence where its server is, and how to get a token of whoever is logged in. Called once,
  *  before the application is rendered. */
 export function configurePresence(options) {
-  presenceService.configure({
-    getToken: async () => (await ask('POST', '/token')).token,
-    ...options,
-  });
+  presenceService.configure({ getToken, ...options });
 }
 
 /** Gives everything below it `useAuth()`. */
