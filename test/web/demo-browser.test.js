@@ -169,6 +169,7 @@ test('following: status and message come, and are stale while the network is cut
 test('the log is under You, one row of buttons, and who is online is no part of who is followed', async (server, tab) => {
   const page = await tab();
   await online(page, 'alice');
+  await untilOthers(page, ['alice: you, 1 connection / online / live']);
   assert.deepEqual(await page.$$eval('section', (all) => all.map((one) => [...one.querySelectorAll('h2')].map((h2) => h2.innerText.trim()))),
     [['You', 'What happened in this tab', 'Try this'], ['Followed'], ['Online now 1']]);
   const tops = await page.$$eval('#running button', (all) => all.map((one) => one.getBoundingClientRect().top));
