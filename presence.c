@@ -25049,8 +25049,11 @@ static bool api_table_session(struct server *server, struct span id, struct inst
     /* A begin of 0 is that of no session here: of somebody who is only followed. */
     bool ended = user && !online && user->dirty && user->online_since;
     if (online || ended) {
+        /* Where from is known of connections here, and only by the table that has them. */
+        const struct user *own = presence_find(server_own(server), id);
+        const uint8_t *address = own ? user_address(own) : NULL;
         *session = (struct session_record){.from = user->online_since + now.offset};
-        if (user_address(user)) memcpy(session->address, user_address(user), 16);
+        if (address) memcpy(session->address, address, 16);
     }
     if (ended) {
         int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed) + now.offset;

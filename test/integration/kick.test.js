@@ -76,3 +76,16 @@ test('kicking a known user without connections closes nothing', async (t) => {
   assert.equal(answer.status, 200);
   assert.deepEqual(answer.json, { user_id: 'u', closed: 0 });
 });
+
+test('in a cluster, too, the session under way has its begin and where the user is, and its end at once', async (t) => {
+  const server = await start(t, { args: ['--cluster', 'redis://127.0.0.1:1/test', '--sync-interval', '1m'],
+    allow: [/level=warn msg="(--cluster: cannot reach|cluster: the engine is away)/] });
+  const before = Date.now();
+  await connect(server, 'u');
+  const timeline = async () => (await json(server, '/admin/users/u/sessions')).sessions;
+  const [under] = await timeline();
+  assert.deepEqual([under.to, under.address], [null, '127.0.0.1']);
+  assert.ok(Date.parse(under.from) >= before - 1 && Date.parse(under.from) <= Date.now(), JSON.stringify(under));
+  await del(server, '/admin/users/u/connections');
+  assert.deepEqual((await timeline()).map(({ from, reason }) => [from, reason]), [[under.from, 'kicked']]);
+});
