@@ -9,6 +9,7 @@
 #   gen/                                     generated C: bundled files, licences
 #   vendor/                                  the embedded sources, and what was compiled from them
 #   test/, fuzz/, dist/                      logs, findings, the archive to ship
+#   valkey/                                  a second engine, for the tests of clusters
 #   coverage/, compile_commands.json         what no test reaches; what clangd reads
 #
 # Settings, all from the environment:
@@ -114,7 +115,8 @@ packages() {
     case $1 in
     long)
         echo nginx:/usr/sbin/nginx haproxy:/usr/sbin/haproxy caddy:/usr/bin/caddy \
-            apache2-bin:/usr/sbin/apache2 python3-venv:'/usr/lib/python3*/ensurepip'
+            apache2-bin:/usr/sbin/apache2 python3-venv:'/usr/lib/python3*/ensurepip' \
+            make:make libssl-dev:/usr/include/openssl/ssl.h
         ;;
     esac
 }
@@ -244,6 +246,7 @@ task_test() {
     done
     [[ ! $wanted =~ " integration-asan "|" long " ]] ||
         queue_build presence-asan build_sanitized asan
+    [[ $wanted != *" long "* ]] || queue_build valkey build_valkey
     [[ $wanted != *" integration-tsan "* ]] || queue_build presence-tsan build_sanitized tsan
     [[ $wanted != *" unit "* ]] || queue_build unit build_unit plain build/unit
     [[ ! $wanted =~ " web "|" integration "|" long " ]] || queue_build presence build_release

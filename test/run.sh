@@ -30,6 +30,16 @@ fuzzers() {
     done
 }
 
+# Builds valkey-server, the second engine that clusters are tested with. Where its source is not to
+# be had there is none, and what needs it is skipped; the log says why.
+build_valkey() {
+    local server=build/valkey/valkey-server src=build/valkey/src/valkey
+    vendor/fetch.sh test/lock build/valkey/src || return 0
+    [ ! $server -nt build/valkey/src/.stamp ] || [ ! $server -nt test/run.sh ] || return 0
+    make -C $src/src -j "$JOBS" valkey-server MALLOC=libc USE_SYSTEMD=no BUILD_TLS=yes \
+        OPTIMIZATION=-O1 && cp $src/src/valkey-server $server
+}
+
 # Prints the sources of the test programs; other C files under test/ are included by these.
 test_programs() {
     local file
@@ -248,6 +258,7 @@ run_javascript() {
 # The same for a file of test/full, which may also start the program under sanitizers.
 run_long() {
     ! built presence-asan || export PRESENCE_BIN_ASAN=$PWD/build/presence-asan
+    [ ! -x build/valkey/valkey-server ] || export PRESENCE_VALKEY=$PWD/build/valkey/valkey-server
     run_javascript "$1" "$2" "$3" "$LONG_TIMEOUT"
 }
 

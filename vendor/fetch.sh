@@ -3,6 +3,8 @@
 # Finds the archives that vendor/lock names, checks their SHA-256, and unpacks them, patched, under
 # build/vendor/src/NAME. Does nothing when that is already done for this lock.
 #
+#   vendor/fetch.sh [LOCK FOLDER]     another lock than vendor/lock, and where its NAMEs are put
+#
 # An archive is taken from the first of these places that has it:
 #   1. the cache: $PRESENCE_VENDOR_CACHE, default presence/vendor in the user's cache directory
 #   2. vendor/, where someone has put it by hand (no network, another distribution)
@@ -14,7 +16,8 @@ umask 022
 
 release=trixie
 keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-src=build/vendor/src
+lock=${1:-vendor/lock}
+src=${2:-build/vendor/src}
 cache=${PRESENCE_VENDOR_CACHE:-${XDG_CACHE_HOME:-${HOME:-$PWD/build}/.cache}/presence/vendor}
 
 # Prints its arguments, one a line, as an error, and ends the script.
@@ -32,7 +35,7 @@ sha256() {
 
 # Prints "NAME VERSION FILE SHA-256" for every archive.
 archives() {
-    sed -n 's/^archive  *//p' vendor/lock
+    sed -n 's/^archive  *//p' "$lock"
 }
 
 # Ends the script unless the file at $1 has the hash $2.
@@ -108,7 +111,7 @@ fetch_with_apt() {
     from=$(mirror | grep . | head -n 1) || true
     [ -n "$from" ] || give_up "sources are missing and no Debian mirror is set up on this machine."
 
-    state=$PWD/build/vendor/apt
+    state=$PWD/$(dirname "$src")/apt
     mkdir -p "$state/lists/partial" "$state/cache/archives/partial" "$state/files"
     echo "deb-src [signed-by=$keyring] $from $release main" >"$state/sources.list"
     set -- -qq -o Dir::State="$state" -o Dir::State::Lists="$state/lists" \
@@ -128,11 +131,11 @@ fetch_with_apt() {
             </dev/null >"$state/log" 2>&1 || {
             cat "$state/log" >&2
             grep -q "find version\|navailable version\|nable to find a source" "$state/log" &&
-                give_up "Debian $release no longer offers $name $version, which vendor/lock pins."
+                give_up "Debian $release no longer offers $name $version, which $lock pins."
             give_up "apt-get could not fetch $file."
         }
         [ -f "$state/files/$file" ] ||
-            give_up "Debian $release no longer offers $file, which vendor/lock pins."
+            give_up "Debian $release no longer offers $file, which $lock pins."
         check "$state/files/$file" "$hash"
         keep "$state/files/$file" "$file"
     done
@@ -147,14 +150,14 @@ unpack() {
         mkdir -p "$into"
         tar -xf "$cache/$file" -C "$into" --no-same-owner --strip-components=1
     done
-    sed -n 's/^patch  *//p' vendor/lock | while read -r name file; do
+    sed -n 's/^patch  *//p' "$lock" | while read -r name file; do
         patch -s -d "$src/$name" -p1 <"$src/$name.debian/patches/$file" ||
             die "patch does not apply: $name $file"
     done
-    sha256 vendor/lock >"$src/.stamp"
+    sha256 "$lock" >"$src/.stamp"
 }
 
-[ "$(cat "$src/.stamp" 2>/dev/null)" = "$(sha256 vendor/lock)" ] && exit 0
+[ "$(cat "$src/.stamp" 2>/dev/null)" = "$(sha256 "$lock")" ] && exit 0
 needed=$(missing)
 [ -z "$needed" ] || fetch_with_apt
 unpack

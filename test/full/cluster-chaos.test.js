@@ -5,141 +5,20 @@
 // CHAOS_SECONDS: how long it goes on; SEED: the same decisions again.
 
 const assert = require('node:assert/strict');
-const { test, ahead, delay, dice: seeded, until, slow } = require('../integration/lib');
+const { test, ahead, dice: seeded, until, slow } = require('../integration/lib');
 const { startCluster, startClusterReceiver } = require('../integration/lib/cluster');
+const { Chaos } = require('../integration/lib/cluster-chaos');
 const { checkCluster } = require('../integration/lib/cluster-checker');
 const { ClusterLoad } = require('../integration/lib/cluster-load');
-const { startRedis, keysOf, noEngine } = require('../integration/lib/engine');
+const { startRedis, noEngine } = require('../integration/lib/engine');
 
 const SECONDS = Number(process.env.CHAOS_SECONDS || 240);
 const SEED = Number(process.env.SEED || 1 + (Date.now() % 1000000));
 const THRESHOLD = 30000;
-const PAUSE = 12000; // the longest stop: enough for an eviction, less than the threshold
 const EVICTION = 15000; // five beats, and some more
 
 const ARGS = ['--online-threshold', `${THRESHOLD}ms`, '--ping-interval', '5s', '--pong-timeout', '10s', '--grace', '5s',
   '--max-messages-per-second', '0'];
-
-class Chaos {
-  constructor(t, all, load, dice) {
-    Object.assign(this, { t, all, load, dice, done: {}, healing: [] });
-  }
-
-  one(list) {
-    return list[this.dice(list.length)];
-  }
-
-  /** Undoes something after a random time; the end of the test waits for all of it. */
-  heal(least, most, work) {
-    this.healing.push(delay(least + this.dice(most - least)).then(work));
-  }
-
-  /** A node that may be hurt: two stay as they are, so that users have somewhere to go. */
-  victim() {
-    const whole = this.all.living.filter((node) => !node.paused && !node.hurt);
-    return whole.length >= 3 ? this.one(whole) : null;
-  }
-
-  async killNode() {
-    const node = this.victim();
-    if (!node) return false;
-    await this.load.fragileOn(node, 3);
-    await delay(500); // it has told of them
-    node.hurt = true;
-    await this.load.kill(node);
-    this.heal(500, 20000, async () => {
-      await node.begin();
-      node.hurt = false;
-    });
-    return true;
-  }
-
-  async stopNode() {
-    const node = this.victim();
-    if (!node) return false;
-    node.pause();
-    this.heal(500, PAUSE, () => node.resume());
-    return true;
-  }
-
-  async restartNode() { // as in a rolling restart
-    const node = this.victim();
-    if (!node) return false;
-    node.hurt = true;
-    await node.restart();
-    node.hurt = false;
-    return true;
-  }
-
-  async cutNode() {
-    const node = this.victim();
-    if (!node) return false;
-    node.hurt = true;
-    const { proxy } = node;
-    this.one([() => proxy.apart(), () => proxy.stall('up'), () => proxy.stall('down'), () => proxy.stall(), () => proxy.delay(50 + this.dice(400)), () => proxy.cut()])();
-    this.heal(200, PAUSE, () => {
-      proxy.together();
-      node.hurt = false;
-    });
-    return true;
-  }
-
-  async killEngine() {
-    const { engine } = this.all;
-    if (this.engineHurt) return false;
-    this.engineHurt = true;
-    engine.keep = this.dice(2) > 0; // with its file, which may be older, or without
-    if (engine.keep) await engine.save();
-    await delay(this.dice(3000));
-    await engine.kill();
-    this.heal(100, 8000, async () => {
-      await engine.begin();
-      this.engineHurt = false;
-    });
-    return true;
-  }
-
-  async stopEngine() {
-    if (this.engineHurt) return false;
-    this.engineHurt = true;
-    this.all.engine.pause();
-    this.heal(100, 6000, () => {
-      this.all.engine.resume();
-      this.engineHurt = false;
-    });
-    return true;
-  }
-
-  async tellEngine(...words) {
-    if (this.engineHurt) return false;
-    await this.all.engine.command(...words);
-    return true;
-  }
-  flush() { return this.tellEngine('FLUSHALL'); }
-  killClients() { return this.tellEngine('CLIENT', 'KILL', 'TYPE', 'normal', 'SKIPME', 'yes'); }
-  pauseClients() { return this.tellEngine('CLIENT', 'PAUSE', String(100 + this.dice(4000)), this.one(['ALL', 'WRITE'])); }
-  trim() { return this.tellEngine('XTRIM', keysOf('test').log, 'MAXLEN', String(this.dice(20))); }
-  forgetScripts() { return this.tellEngine('SCRIPT', 'FLUSH'); }
-
-  async step() {
-    const name = this.one(['killNode', 'killNode', 'stopNode', 'restartNode', 'cutNode', 'cutNode', 'killEngine', 'stopEngine', 'flush',
-      'killClients', 'pauseClients', 'trim', 'forgetScripts']);
-    const began = Date.now();
-    if (await this[name]()) {
-      this.done[name] = (this.done[name] ?? 0) + 1;
-      this.t.diagnostic(`${((began - this.began) / 1000).toFixed(1)} s: ${name}`);
-    }
-  }
-
-  async run(seconds) {
-    this.began = Date.now();
-    while (Date.now() < this.began + seconds * 1000) {
-      await this.step();
-      await delay(this.dice(5000));
-    }
-    while (this.healing.length) await Promise.all(this.healing.splice(0));
-  }
-}
 
 test(`nodes and the engine die, stop and are cut off, and all nodes tell one true story (SEED=${SEED})`, {
   skip: noEngine, timeout: (SECONDS + 300) * 1000 * slow,

@@ -3,9 +3,8 @@
 // kicks and restarts, by the released program and under sanitizers; tabs in a bad place.
 
 const assert = require('node:assert/strict');
-const path = require('node:path');
-const { spawn } = require('node:child_process');
 const nodeTest = require('node:test');
+const { runFile } = require('../integration/lib/run-file');
 
 const { PRESENCE_BIN_ASAN: asan } = process.env;
 const SECONDS = process.env.PROPERTY_SECONDS || '180';
@@ -17,19 +16,6 @@ const SEARCHES = [
   ['followers know what the API answers, under sanitizers', 'integration/watch-property.test.js', { PROPERTY_SECONDS: SECONDS, ...underSanitizers }, noAsan],
   ['an hour and a half of five tabs in a bad place', 'web/chaos.test.js', { CHAOS_MINUTES: '90' }],
 ];
-
-/** Runs a file of tests by itself: { code, output }. */
-function runFile(t, file, env) {
-  return new Promise((resolve, reject) => {
-    const all = { ...process.env, ...env };
-    delete all.NODE_TEST_CONTEXT; // its tests are its own
-    const child = spawn(process.execPath, ['--test-reporter=tap', path.join(__dirname, '..', file)], { env: all, stdio: ['ignore', 'pipe', 'pipe'] });
-    t.after(() => child.kill('SIGTERM'));
-    let output = '';
-    for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (text) => { output += text; });
-    child.once('error', reject).once('close', (code) => resolve({ code, output }));
-  });
-}
 
 for (const [what, file, env, skip = false] of SEARCHES) {
   nodeTest(what, { skip, timeout: 900000 }, async (t) => {

@@ -1967,6 +1967,34 @@ static void what_one_knew_is_asked_for(void **unused)
     }
 }
 
+/* A node that was cut off tells how a session ended there. Its user had moved to another node that
+ * was lost, and is on the way back: nobody leaves. */
+static void session_told_late_ends_no_other(void **unused)
+{
+    const struct rig_event *leave;
+    (void)unused;
+    calm_begin();
+    calm_open(0, 0);
+    calm_pass(1000);
+    calm_down(0);
+    calm_pass(500);
+    calm_close(0, 0, END_CLEAN);
+    calm_pass(11500); /* it is taken for dead */
+    calm_open(1, 0);
+    calm_pass(500);
+    rig_node_end(&calm.nodes[1]);
+    calm_pass(11500);
+    assert_int_equal(calm_shown(2, 0)->state, USER_CACHED);
+    calm_up(0);
+    calm_pass(2500);
+    assert_int_equal(calm.nodes[0].node.state, NODE_SETTLED);
+    calm_open(2, 0);
+    calm_pass(3000);
+    assert_int_equal(calm_count(2, 0, TRANSITION_LEAVE, &leave), 0);
+    calm_shows(0, USER_LIVE, 1);
+    calm_end();
+}
+
 /* Has nodes stop and start, or anything go wrong, with users who come and go all the time: in the
  * end all stores have the same. */
 static void stores_agree(uint64_t seed, bool faults)
@@ -2129,6 +2157,7 @@ static const struct CMUnitTest CLUSTER_TESTS[] = {
     cmocka_unit_test(copy_waits_for_the_log),
     cmocka_unit_test(gap_is_asked_of_others),
     cmocka_unit_test(what_one_knew_is_asked_for),
+    cmocka_unit_test(session_told_late_ends_no_other),
     cmocka_unit_test(stores_agree_after_restarts),
     cmocka_unit_test(stores_agree_after_faults),
     cmocka_unit_test_teardown(nodes_agree, rig_say_seed),

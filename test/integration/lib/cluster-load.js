@@ -82,7 +82,8 @@ class Visitor {
 }
 
 class ClusterLoad {
-  /** `threshold`: for how long, in ms, nobody who is without a socket has left. */
+  /** `threshold`: for how long, in ms, nobody who is without a socket has left. Set `divided` while the
+   *  nodes may not know of each other. */
   constructor(cluster, dice, { threshold }) {
     Object.assign(this, { cluster, dice, threshold, holders: [], visitors: [], lost: new Map(), fragile: new Map(), steps: 0 });
   }
@@ -117,7 +118,10 @@ class ClusterLoad {
     }
   }
 
+  /** Not where the first tab's node may be taken for dead: whoever comes elsewhere is then taken to
+   *  have moved, and to go with the last tab there. */
   async tab(holder) {
+    if (holder.node.hurt || holder.node.paused || this.divided) return;
     const node = this.someNode();
     const second = node && (await connect(node.server, holder.id).catch(() => null));
     if (!second) return;
@@ -135,6 +139,11 @@ class ClusterLoad {
       made.push(id);
     }
     return made;
+  }
+
+  /** A node that may not have told of them yet: nobody can know what becomes of them. */
+  forgetFragile(node) {
+    for (const [id, one] of this.fragile) if (one.node === node) this.fragile.delete(id);
   }
 
   /** A node is killed: those who do not come back are lost. */

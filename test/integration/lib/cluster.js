@@ -182,18 +182,24 @@ class EventLog {
 }
 
 class Node {
-  constructor(cluster, name, { args = [], data }) {
-    Object.assign(this, { cluster, name, args, data, server: null, paused: false, lives: 0 });
+  constructor(cluster, name, { args = [], env = {}, data, place = null, program }) {
+    Object.assign(this, { cluster, name, args, env, data, place, program, server: null, paused: false, lives: 0 });
+  }
+
+  /** How it is started where it is: on a host of a network, as another build of the program. */
+  get here() {
+    const { place, program } = this;
+    return { program, ...(place && { wrap: place.wrap, listen: [`${place.address}:${this.server?.port ?? 0}`] }) };
   }
 
   /** Starts the process, the first time or again on what it had. */
   async begin({ ready = true } = {}) {
     const { t, args, allow, env } = this.cluster;
     this.data ??= tempDir(t);
-    this.proxy ??= await startEngineProxy(t, this.cluster.engine);
+    this.proxy ??= await (this.place ? this.cluster.line(this.place) : startEngineProxy(t, this.cluster.engine));
     this.server = await start(t, {
-      data: this.data, address: this.server, env, allow: [LINES, ...allow],
-      args: ['--cluster', `redis://127.0.0.1:${this.proxy.port}/${PREFIX}`, '--node-name', this.name, ...args, ...this.args],
+      data: this.data, address: this.server, env: { ...env, ...this.env }, allow: [LINES, ...allow], ...this.here,
+      args: ['--cluster', this.cluster.url ?? `redis://127.0.0.1:${this.proxy.port}/${PREFIX}`, '--node-name', this.name, ...args, ...this.args],
     });
     this.lives++;
     const { server } = this;
@@ -207,11 +213,12 @@ class Node {
     return answer?.json?.cluster ?? null;
   }
 
-  async ready() {
+  async ready(options) {
     await until(`${this.name} ready in the cluster`, async () => {
-      const { status, json } = await http.get(this.server, '/readyz');
-      return status === 200 && json.cluster === 'settled';
-    }, { within: READY, every: 30, giveUp: () => this.server.result });
+      const { status, text, json } = await http.get(this.server, '/readyz');
+      if (status !== 200 || json.cluster !== 'settled') throw new Error(`${status} ${text}`);
+      return true;
+    }, { within: READY, every: 30, giveUp: () => this.server.result, ...options });
   }
 
   alone(options) {
@@ -254,8 +261,9 @@ class Node {
 }
 
 class Cluster {
-  constructor(t, { engine, args = [], env = {}, allow = [], events = true }) {
-    Object.assign(this, { t, engine, args, env, allow, events, nodes: [], logs: {} });
+  /** On a network: `url` names the engine for all, `line` makes what stands for a node's proxy. */
+  constructor(t, { engine, args = [], env = {}, allow = [], events = true, url, line }) {
+    Object.assign(this, { t, engine, args, env, allow, events, url, line, nodes: [], logs: {} });
   }
 
   node(name) {
@@ -280,8 +288,8 @@ class Cluster {
   }
 
   /** All that live are in the cluster. */
-  async ready() {
-    for (const node of this.living) await node.ready();
+  async ready(options) {
+    for (const node of this.living) await node.ready(options);
   }
 
   /** Waits until every living node sees a user as `check` wants her. */
@@ -319,11 +327,12 @@ class Cluster {
 }
 
 /** Starts a cluster for the test `t`. Options: nodes (how many, or their names; args of each in
- *  `each`, directories in `data`); engine (default: a real one); args, env, allow of all of them. */
-async function startCluster(t, { nodes = 3, each = {}, data = {}, engine, ...options } = {}) {
+ *  `each`, directories in `data`, other options in `more`); engine (default: a real one); args, env,
+ *  allow of all of them. */
+async function startCluster(t, { nodes = 3, each = {}, data = {}, more = {}, engine, ...options } = {}) {
   const cluster = new Cluster(t, { engine: engine ?? (await startRedis(t)), ...options });
-  const names = typeof nodes === 'number' ? [...'abcdefgh'].slice(0, nodes) : nodes;
-  for (const name of names) await cluster.add(name, { args: each[name], data: data[name] });
+  const names = typeof nodes === 'number' ? [...'abcdefghijkl'].slice(0, nodes) : nodes;
+  for (const name of names) await cluster.add(name, { args: each[name], data: data[name], ...more[name] });
   return cluster;
 }
 

@@ -35,8 +35,11 @@ redis.call('HSET', KEYS[1], 'epoch', ARGV[2], 'count', '0', 'run', ARGV[3])
 return ARGV[2]`,
 };
 
+/** The program that is the real engine. PRESENCE_ENGINE: another one, such as a valkey-server. */
+const PROGRAM = process.env.PRESENCE_ENGINE ? path.resolve(process.env.PRESENCE_ENGINE) : findProgram('redis-server');
+
 /** The skip option of a test that needs a real engine. */
-const noEngine = findProgram('redis-server') ? false : 'there is no redis-server here: apt-get install redis-server';
+const noEngine = PROGRAM ? false : 'there is no redis-server here: apt-get install redis-server';
 
 /** A TCP port that was free a moment ago. */
 function freePort() {
@@ -51,16 +54,22 @@ function freePort() {
 }
 
 class Redis {
-  constructor(t, { port, dir = tempDir(t), args = [], keep = false, of = null }) {
-    Object.assign(this, { port, dir, args, keep, of, host: '127.0.0.1', control: null });
+  constructor(t, { port, dir = tempDir(t), args = [], keep = false, of = null, place = null }) {
+    Object.assign(this, { port, dir, args, keep, of, place, host: place?.address ?? '127.0.0.1', control: null });
+  }
+
+  /** Where it listens, and for whom it is what. */
+  get listening() {
+    if (!this.place) return ['--bind', '127.0.0.1'];
+    return ['--bind', '0.0.0.0', '--protected-mode', 'no', '--replica-announce-ip', this.place.wire];
   }
 
   /** Starts the process on its port, and waits until it answers. */
   async begin() {
-    const argv = [findProgram('redis-server'), '--port', this.port, '--bind', '127.0.0.1', '--dir', this.dir,
+    const argv = [...(this.place?.wrap ?? []), PROGRAM, '--port', this.port, ...this.listening, '--dir', this.dir,
       '--save', '', '--appendonly', 'no', '--daemonize', 'no', '--pidfile', path.join(this.dir, 'pid'),
       '--enable-debug-command', 'local', '--repl-diskless-sync-delay', '0',
-      ...(this.of ? ['--replicaof', this.of.host, this.of.port] : []), ...this.args];
+      ...(this.of ? ['--replicaof', this.of.place?.wire ?? this.of.host, this.of.port] : []), ...this.args];
     if (!this.keep) fs.rmSync(path.join(this.dir, 'dump.rdb'), { force: true });
     const { child, output, ended } = launch(argv.map(String), { cwd: this.dir });
     Object.assign(this, { child, output, ended, over: false, paused: false });
@@ -126,6 +135,12 @@ class Redis {
     this.of = null;
   }
 
+  /** Becomes a replica of another one. */
+  async follow(primary) {
+    this.of = primary;
+    await this.command('REPLICAOF', primary.place?.wire ?? primary.host, String(primary.port));
+  }
+
   /** Waits until a replica has what its primary has. */
   caughtUp() {
     return until('the replica to be in step', async () =>
@@ -138,7 +153,8 @@ class Redis {
 }
 
 /** Starts a redis-server for the test `t`. Options: port; args (more of them); keep: the file that
- *  save() writes is read at the next start; of: the primary of which it is a replica. */
+ *  save() writes is read at the next start; of: the primary of which it is a replica; place: the host of
+ *  a network (network.js) that it runs on. */
 async function startRedis(t, options = {}) {
   for (let tries = 0; ; tries++) {
     const redis = new Redis(t, { ...options, port: options.port ?? (await freePort()) });
@@ -160,4 +176,4 @@ async function startRedis(t, options = {}) {
 const randomEpoch = () => String(crypto.randomBytes(4).readUInt32BE() || 1);
 const randomIncarnation = () => crypto.randomBytes(8).toString('hex');
 
-module.exports = { startRedis, startFake, FakeEngine, SCRIPTS, keysOf, noEngine, freePort, randomEpoch, randomIncarnation };
+module.exports = { startRedis, Redis, PROGRAM, startFake, FakeEngine, SCRIPTS, keysOf, noEngine, freePort, randomEpoch, randomIncarnation };

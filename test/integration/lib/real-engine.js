@@ -6,6 +6,7 @@ const net = require('node:net');
 const path = require('node:path');
 const { spawn, execFileSync } = require('node:child_process');
 const { cleanup, tempDir } = require('./server');
+const { PROGRAM } = require('./engine');
 const { until } = require('./wait');
 
 /** A port that nobody has at this moment. */
@@ -16,15 +17,15 @@ const freePort = () => new Promise((resolve, reject) => {
   });
 });
 
-const listens = (port) => new Promise((resolve) => {
-  const socket = net.connect(port, '127.0.0.1')
+const listens = (port, host) => new Promise((resolve) => {
+  const socket = net.connect(port, host)
     .once('connect', () => { socket.destroy(); resolve(true); })
     .once('error', () => resolve(false));
 });
 
 class Engine {
-  constructor(t, port, args) {
-    Object.assign(this, { port, args, dir: tempDir(t), child: null });
+  constructor(t, port, args, place = null) {
+    Object.assign(this, { port, args, place, host: place?.address ?? '127.0.0.1', dir: tempDir(t), child: null });
   }
 
   /** Starts it, again after a stop, and waits until it listens. */
@@ -33,12 +34,13 @@ class Engine {
     const usual = this.conf
       ? [this.conf, '--sentinel', '--port', `${this.port}`]
       : ['--port', `${this.port}`, '--bind', '127.0.0.1', '--save', '', '--appendonly', 'no', '--dir', this.dir];
-    this.child = spawn('redis-server', [...usual, ...this.args], { stdio: ['ignore', log, log] });
+    const [program, ...argv] = [...(this.place?.wrap ?? []), PROGRAM, ...usual, ...this.args];
+    this.child = spawn(program, argv, { stdio: ['ignore', log, log] });
     fs.closeSync(log);
     this.ended = new Promise((resolve) => {
       this.child.once('error', resolve).once('close', resolve);
     });
-    await until('redis-server to listen', () => listens(this.listening ?? this.port));
+    await until('redis-server to listen', () => listens(this.listening ?? this.port, this.host));
     return this;
   }
 
@@ -55,7 +57,7 @@ class Engine {
 
   /** What it answers to a command. */
   say(...words) {
-    return execFileSync('redis-cli', ['-p', `${this.port}`, ...words], { encoding: 'utf8' }).trim();
+    return execFileSync('redis-cli', ['-h', this.host, '-p', `${this.port}`, ...words], { encoding: 'utf8' }).trim();
   }
 
   /** The names of its clients that are nodes. */
@@ -76,12 +78,13 @@ async function startEngine(t, args = [], { listening } = {}) {
   return engine.start();
 }
 
-/** The same as a Sentinel, with this configuration, which it changes. */
-async function startSentinel(t, text, { listening } = {}) {
-  const sentinel = new Engine(t, await freePort(), []);
+/** The same as a Sentinel, with this configuration, which it changes; on a host of a network too. */
+async function startSentinel(t, text, { listening, place } = {}) {
+  const sentinel = new Engine(t, await freePort(), [], place);
+  const bind = place ? `bind 0.0.0.0\nprotected-mode no\nsentinel announce-ip ${place.wire}` : 'bind 127.0.0.1';
   sentinel.listening = listening;
   sentinel.conf = path.join(sentinel.dir, 'sentinel.conf');
-  fs.writeFileSync(sentinel.conf, `bind 127.0.0.1\ndir ${sentinel.dir}\n${text}`);
+  fs.writeFileSync(sentinel.conf, `${bind}\ndir ${sentinel.dir}\n${text}`);
   cleanup(t, () => sentinel.kill());
   return sentinel.start();
 }

@@ -219,7 +219,7 @@ class Server {
 
 /**
  * Starts a server for the test `t`. Options: args; env; wrap (argv in front of
- * the binary); data (directory, default a fresh one); listen (addresses);
+ * the binary); program (another binary); data (directory, default a fresh one); listen (addresses);
  * listening (how many other addresses args name);
  * allow (patterns of expected stderr lines); exitCode; address (a { port } to
  * listen on again after a restart); findPid (from the wrapper's pid to the
@@ -228,12 +228,12 @@ class Server {
  */
 async function start(t, options = {}) {
   if (remote) return startRemote(t);
-  const { args = [], env = {}, wrap = [], allow = [], exitCode = 0, address } = options;
+  const { args = [], env = {}, wrap = [], program = binary, allow = [], exitCode = 0, address } = options;
   const data = options.data || tempDir(t);
   const listen = options.listen || [`127.0.0.1:${address ? address.port : 0}`];
   const argv = [
     ...wrap,
-    binary,
+    program,
     ...listen.flatMap((one) => ['--listen', one]),
     '--data',
     data,
