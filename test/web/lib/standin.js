@@ -31,8 +31,8 @@ const byBytes = (a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b));
 class Standin {
   /** See startStandin. */
   constructor({ users = 0, password = null, events = true, history = true, certificates = [],
-    cluster, more = {}, old = false, keysOnly = false }) {
-    Object.assign(this, { password, events, history, certificates, cluster, more, old, keysOnly });
+    cluster, more = {}, keysOnly = false }) {
+    Object.assign(this, { password, events, history, certificates, cluster, more, keysOnly });
     this.users = new Map(); // id -> user
     this.order = []; // ids by their bytes
     this.epoch = crypto.randomBytes(4).toString('hex');
@@ -232,7 +232,7 @@ class Standin {
     if (where === 'GET /admin/login') {
       const until = this.password && allowed ? iso(Date.now() + 3600000) : null;
       return this.send(response, 200, { authenticated: allowed, expires_at: until,
-        ...(!this.old && { password: this.password !== null }) });
+        password: this.password !== null });
     }
     if (where === 'POST /admin/login') return this.login(response, body);
     if (where === 'POST /admin/logout') {
@@ -252,7 +252,7 @@ class Standin {
         { online_threshold_seconds: 90, count, connections });
     }
     if (where === 'GET /admin/users') {
-      const fold = (text) => (this.old ? text : text.replace(/[A-Z]/g, (one) => one.toLowerCase()));
+      const fold = (text) => text.replace(/[A-Z]/g, (one) => one.toLowerCase());
       const q = fold(url.searchParams.get('q') ?? '');
       const prefix = url.searchParams.get('prefix') ?? '';
       const status = url.searchParams.get('status');
@@ -299,8 +299,8 @@ class Standin {
     const rest = at === end && end < this.order.length
       || this.order.slice(at, end).some((id) => matches(this.users.get(id)));
     const next = rest ? Buffer.from(this.order[at - 1]).toString('base64url') : null;
-    const answer = { generated_at: iso(Date.now()), position: this.position, ...more, users, next,
-      ...(!this.old && { scanned: at - first }) };
+    const answer = { generated_at: iso(Date.now()), position: this.position, ...more, users,
+      scanned: at - first, next };
     setTimeout(() => this.send(response, 200, answer), this.hold);
   }
 
@@ -327,7 +327,7 @@ class Standin {
       connected_at: iso(user.since), last_heard: iso(user.seen), status: user.status,
       round_trip_ms: i ? null : 23,
     }));
-    return this.send(response, 200, { ...this.json(user), ...(!this.old && { manual: user.manual ?? null }),
+    return this.send(response, 200, { ...this.json(user), manual: user.manual ?? null,
       first_seen: iso(user.first),
       sessions: user.sessions.length, position: this.position,
       connection_list: list.map((one, i) => ({ connection_id: `5939c9390000000${i}`, ...one })) });
@@ -346,7 +346,7 @@ class Standin {
       store: { writable: true, readable: true, problem: null, users: this.users.size, sessions: 421,
         map_bytes: 67108864, used_bytes: 9437184, file_bytes: 12582912,
         last_commit: iso(Date.now() - 700) },
-      limits: LIMITS, ...(!this.old && { limit_units: UNITS }), certificates: this.certificates,
+      limits: LIMITS, limit_units: UNITS, certificates: this.certificates,
       cluster: this.cluster, counters: { ...this.counted, joins: this.seq, kicks: 0 }, ...this.more,
     };
   }
@@ -399,8 +399,7 @@ class Standin {
 /**
  * Starts a stand-in. Options: users (how many, or an object of id -> facts), password, events and
  * history (false: 404; history 'empty', 'one' or 'young'), certificates, cluster (that member of the
- * totals), more (other members of them), old (a server of before), keysOnly (tokens open it, there is
- * no password), port.
+ * totals), more (other members of them), keysOnly (tokens open it, there is no password), port.
  */
 async function startStandin(options = {}) {
   const standin = new Standin(options);
