@@ -18961,7 +18961,9 @@ static void node_note(struct node *node, struct instant now, size_t holder, cons
         if (!ours && record->whole) node->whole_beats = true;
         break;
     case RECORD_HELLO:
-        if (!ours && e->node == node->id) node->twins++;
+        /* What comes before our own hello may be our own, of before. */
+        if (!ours && e->node == node->id && node->replica.incarnations[INCARNATION_SELF]->n)
+            node->twins++;
         break;
     case RECORD_WANT: node_wanted(node, e, record); break;
     default: break;

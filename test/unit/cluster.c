@@ -932,6 +932,7 @@ static void rig_quiet(struct rig *rig)
         struct rig_node *n = &rig->nodes[i];
         assert_int_equal(n->node.state, NODE_SETTLED);
         assert_int_equal(n->node.replica.differences, 0);
+        assert_int_equal(n->node.twins, 0);
         struct presence_walk walk = {0};
         for (struct user *user; (user = presence_walk_next(&n->shown, &walk));)
             if (user->state) rig_user_text(&n->node, user, &texts[i]);
