@@ -4361,8 +4361,10 @@ static bool token_mint(const struct token_keys *keys, struct span user, int64_t 
 
 /* ==== 11. Passwords and admin sessions ==========================================================
  * The admin's password as it is kept, and what a login gives: a session, which is a signed text in
- * a cookie. Sessions need no memory in the server but for those that were ended early. Pure: time
- * is a parameter, no lock is taken and none held; the caller sees to that. */
+ * a cookie. Sessions need no memory in the server but for those that were ended early. The key that
+ * signs them and the ended ones are in a file, too: a restart signs nobody out, and who signed out
+ * stays so. Pure but for files: time is a parameter, no lock is taken and none held; the caller
+ * sees to that. */
 
 /* What is kept of the admin's password: nothing that it could be read from. */
 struct password {
@@ -4451,10 +4453,21 @@ struct session_keys {
     uint8_t secret[32];
     uint8_t (*revoked)[SESSION_PAYLOAD]; /* in no order; none is kept past its expiry */
     size_t revoked_count;
+    int file;                          /* where all of this is kept, or 0 */
+    size_t noted;                      /* revoked ones in the file, also those that have run out */
+    uint8_t password_mac[SHA256_SIZE]; /* of the password that opened the sessions */
+    int problem;                       /* errno of what the file did not take */
 };
 
-/* Makes the secret, new in each process: a restart ends all sessions, and nothing of them is on a
- * disk. */
+/* The file: this, the secret, the HMAC by it of the password, and the payloads of sessions that
+ * were ended early, one behind the other. */
+static const char SESSION_FILE_MAGIC[8] = "PADMIN1\n";
+enum {
+    SESSION_FILE_HEAD = sizeof SESSION_FILE_MAGIC + 32 + SHA256_SIZE,
+    SESSION_FILE_SLACK = 1000
+};
+
+/* Makes the secret, and forgets whatever was signed with another one. */
 static void session_keys_init(struct session_keys *keys)
 {
     *keys = (struct session_keys){0};
@@ -4464,12 +4477,132 @@ static void session_keys_init(struct session_keys *keys)
 static void session_keys_free(struct session_keys *keys)
 {
     free(keys->revoked);
+    if (keys->file > 0) close(keys->file);
     mbedtls_platform_zeroize(keys, sizeof *keys);
+}
+
+/* The file did not take what had to be in it. It is emptied, which needs no room on the disk: with
+ * the next start all sessions end, so that none comes back which was ended. */
+static void session_file_lose(struct session_keys *keys)
+{
+    keys->problem = errno;
+    if (ftruncate(keys->file, 0)) keys->problem = errno;
+    close(keys->file);
+    keys->file = 0;
+}
+
+/* Writes all of the file anew. What is found of it after a crash in between is no whole file, and
+ * ends all sessions. */
+static void session_file_write(struct session_keys *keys)
+{
+    struct buffer all = {0};
+    if (keys->file <= 0) return;
+    buffer_add(&all, SESSION_FILE_MAGIC, sizeof SESSION_FILE_MAGIC);
+    buffer_add(&all, keys->secret, sizeof keys->secret);
+    buffer_add(&all, keys->password_mac, sizeof keys->password_mac);
+    if (keys->revoked_count) buffer_add(&all, keys->revoked, keys->revoked_count * SESSION_PAYLOAD);
+    keys->noted = keys->revoked_count;
+    errno = ENOSPC; /* a short write says no reason */
+    if (ftruncate(keys->file, 0) || pwrite(keys->file, all.at, all.len, 0) != (ssize_t)all.len ||
+        fdatasync(keys->file))
+        session_file_lose(keys);
+    mbedtls_platform_zeroize(all.at, all.len);
+    buffer_free(&all);
+}
+
+/* Notes a session that was just ended, the last of the list. The file grows by it, and is written
+ * anew when most of those in it have run out. */
+static void session_file_add(struct session_keys *keys)
+{
+    const uint8_t *payload = keys->revoked[keys->revoked_count - 1];
+    if (keys->file <= 0) return;
+    if (keys->noted > 2 * keys->revoked_count + SESSION_FILE_SLACK) {
+        session_file_write(keys);
+        return;
+    }
+    off_t end = (off_t)(SESSION_FILE_HEAD + keys->noted++ * SESSION_PAYLOAD);
+    errno = ENOSPC;
+    if (pwrite(keys->file, payload, SESSION_PAYLOAD, end) != SESSION_PAYLOAD)
+        session_file_lose(keys);
 }
 
 static struct span session_secret(const struct session_keys *keys)
 {
     return (struct span){(const char *)keys->secret, sizeof keys->secret};
+}
+
+/* The HMAC by the secret of a password as it is kept. */
+static void session_password_mac(const struct session_keys *keys, const struct password *password,
+                                 uint8_t mac[SHA256_SIZE])
+{
+    hmac_sha256(session_secret(keys), (struct span){(const char *)password, sizeof *password}, mac);
+}
+
+/* Takes secret and ended sessions out of the text of a file; false, and nothing is taken, when it
+ * is not whole or is of another password. */
+static bool session_file_read(struct session_keys *keys, struct span text,
+                              const struct password *password, int64_t wall_ms)
+{
+    size_t left = text.len - SESSION_FILE_HEAD, count = left / SESSION_PAYLOAD;
+    if (text.len < SESSION_FILE_HEAD || left % SESSION_PAYLOAD) return false;
+    if (memcmp(text.at, SESSION_FILE_MAGIC, sizeof SESSION_FILE_MAGIC)) return false;
+    struct session_keys found = *keys;
+    const char *at = text.at + sizeof SESSION_FILE_MAGIC;
+    memcpy(found.secret, at, sizeof found.secret);
+    at += sizeof found.secret;
+    session_password_mac(&found, password, found.password_mac);
+    bool good = bytes_equal_constant(found.password_mac, (const uint8_t *)at, SHA256_SIZE);
+    at += SHA256_SIZE;
+    if (good) {
+        *keys = found;
+        keys->revoked = mem_new((count + 1) * SESSION_PAYLOAD);
+        for (; count--; at += SESSION_PAYLOAD)
+            if ((int64_t)get_be64((const uint8_t *)at) > wall_ms)
+                memcpy(keys->revoked[keys->revoked_count++], at, SESSION_PAYLOAD);
+    }
+    mbedtls_platform_zeroize(&found, sizeof found);
+    return good;
+}
+
+/* [main] Goes on with the sessions that the file has, if they are of this password, and keeps all
+ * that follow there. keys is as session_keys_init leaves it. False with the reason in why when the
+ * file cannot be used: then sessions end with the process. */
+static bool session_keys_open(struct session_keys *keys, const char *dir,
+                              const struct password *password, int64_t wall_ms, struct why why)
+{
+    struct buffer text = {0};
+    char piece[4096], path[PATH_MAX];
+    ssize_t n;
+    snprintf(path, sizeof path, "%s/admin-sessions", dir);
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0 || fchmod(fd, 0600)) {
+        fail(why, "cannot use %s/admin-sessions: %s", dir, strerror(errno));
+        if (fd >= 0) close(fd);
+        return false;
+    }
+    while ((n = read(fd, piece, sizeof piece)) > 0) buffer_add(&text, piece, (size_t)n);
+    struct span all = {text.at, text.len};
+    if (n < 0 || !text.len || !session_file_read(keys, all, password, wall_ms))
+        session_password_mac(keys, password, keys->password_mac);
+    if (text.len) mbedtls_platform_zeroize(text.at, text.len);
+    mbedtls_platform_zeroize(piece, sizeof piece);
+    buffer_free(&text);
+    keys->file = fd;
+    session_file_write(keys);
+    if (keys->file > 0) return true;
+    return fail(why, "cannot write %s/admin-sessions: %s", dir, strerror(keys->problem));
+}
+
+/* Ends all sessions, since the password is another one: a new secret, in the file too. */
+static void session_keys_renew(struct session_keys *keys, const struct password *password)
+{
+    int file = keys->file;
+    keys->file = 0;
+    session_keys_free(keys);
+    session_keys_init(keys);
+    keys->file = file;
+    session_password_mac(keys, password, keys->password_mac);
+    session_file_write(keys);
 }
 
 /* Appends a new session, SESSION_TEXT characters that a cookie may have; *expires gets its end in
@@ -4489,7 +4622,7 @@ static void session_mint(const struct session_keys *keys, int64_t wall_ms, int64
     base64url_encode(out, mac, sizeof mac);
 }
 
-/* True if this process signed the text; then payload has what it says. Its length is checked before
+/* True if the secret signed the text; then payload has what it says. Its length is checked before
  * anything is decoded. */
 static bool session_read(const struct session_keys *keys, struct span text,
                          uint8_t payload[SESSION_PAYLOAD])
@@ -4504,14 +4637,14 @@ static bool session_read(const struct session_keys *keys, struct span text,
                             mac);
 }
 
-/* True if the session was signed by this process, has not run out and was not revoked; then
+/* True if the session was signed with the secret, has not run out and was not revoked; then
  * *expires gets its end, else it is left. */
 static bool session_check(const struct session_keys *keys, struct span text, int64_t wall_ms,
                           int64_t *expires)
 {
     uint8_t payload[SESSION_PAYLOAD];
     if (!session_read(keys, text, payload)) return false;
-    /* Only what this process signed comes here, so the expiry is one that session_mint wrote. */
+    /* Only what the secret signed comes here, so the expiry is one that session_mint wrote. */
     int64_t end = (int64_t)get_be64(payload);
     if (wall_ms >= end) return false;
     for (size_t i = 0; i < keys->revoked_count; i++)
@@ -4535,6 +4668,7 @@ static bool session_revoke(struct session_keys *keys, struct span text, int64_t 
     keys->revoked = mem_resize(keys->revoked, (kept + 1) * SESSION_PAYLOAD);
     /* The payload, not the text: it is what session_check compares, and half as long. */
     keys->revoked_count += session_read(keys, text, keys->revoked[kept]);
+    session_file_add(keys);
     return true;
 }
 
@@ -9573,10 +9707,11 @@ static bool presence_committed(struct presence *p, struct instant now, size_t mo
 struct user_view {
     bool known;
     bool invisible; /* others see the user as offline, last seen at `hidden` */
-    uint8_t state, status;
+    bool manual;    /* something is set by hand: status `set`, AUTOMATIC for a message alone */
+    uint8_t state, status, set;
     uint8_t reason; /* enum reason: of the last end; only of users of the table */
     uint16_t connections;
-    int64_t connected_at, last_seen, hidden;
+    int64_t connected_at, last_seen, hidden, until; /* until: of `set`; 0: for good */
     struct span message; /* in the table, whose lock is held, or in a view_texts */
     uint8_t id_len;
     char id[USER_ID_MAX];
@@ -9627,6 +9762,11 @@ static void view_user(struct user_view *view, const struct user *user, struct in
         .id_len = user->id_len,
     };
     if (view->invisible) view->hidden = manual->hidden + now.offset;
+    if (manual) {
+        view->manual = true;
+        view->set = manual->status;
+        if (manual->until) view->until = manual->until + now.offset;
+    }
     memcpy(view->id, user->id, user->id_len);
 }
 
@@ -9634,6 +9774,7 @@ static void view_user(struct user_view *view, const struct user *user, struct in
  * last connection at `hidden`. The message stays, as it does for who is really offline. */
 static void view_hide(struct user_view *view)
 {
+    view->manual = false;
     if (!view->invisible) return;
     view->invisible = false;
     view->state = USER_OFFLINE;
@@ -26565,11 +26706,12 @@ struct user_page {
     struct instant now;
     struct buffer *out;
     struct view_texts **texts;
-    char q[USER_ID_MAX + 1];      /* ids must contain it */
+    char q[USER_ID_MAX + 1];      /* ids must contain it; A to Z count as a to z */
     char prefix[USER_ID_MAX + 1]; /* ids must begin with it */
     int status;                   /* enum status wanted, or -1 */
     enum page_sort sort;
     int limit, written;
+    uint64_t looked;       /* how many users it was asked of whether they belong on the page */
     bool full;             /* and one more was found */
     bool failed;           /* the store did */
     enum page_part part;   /* by last_seen: the part that `last` is in */
@@ -26592,13 +26734,31 @@ static bool page_has_prefix(const struct user_page *page, const struct user_view
     return view->id_len >= len && !memcmp(view->id, page->prefix, len);
 }
 
+/* A letter of ASCII in the small form; other bytes are left, those of longer characters too. */
+static char letter_fold(char c)
+{
+    return c >= 'A' && c <= 'Z' ? (char)(c + ('a' - 'A')) : c;
+}
+
+/* True if an id contains q, which is folded already: who searches does not know the capitals. */
+static bool page_finds(const struct user_page *page, const struct user_view *view)
+{
+    size_t len = strlen(page->q);
+    for (size_t at = 0; at + len <= view->id_len; at++) {
+        size_t same = 0;
+        while (same < len && letter_fold(view->id[at + same]) == page->q[same]) same++;
+        if (same == len) return true;
+    }
+    return false;
+}
+
 /* True if a user belongs on the page. ?status=online means every status of those online. */
 static bool page_wants(const struct user_page *page, const struct user_view *view)
 {
     bool any_online = page->status == STATUS_ONLINE && view->status != STATUS_OFFLINE;
     if (page->status >= 0 && !any_online && view->status != page->status) return false;
     if (!page_has_prefix(page, view)) return false;
-    return !*page->q || memmem(view->id, view->id_len, page->q, strlen(page->q));
+    return page_finds(page, view);
 }
 
 /* Puts a user on the page if they belong there, and moves the page's place to them; false when
@@ -26610,6 +26770,7 @@ static bool page_add(struct user_page *page, const struct user_view *view)
     page->full = wanted && page->written == page->limit;
     if (page->full) return false;
     page->last = *view;
+    page->looked++;
     if (!wanted) return true;
     page->written++;
     view_write_user(page->out, NULL, view);
@@ -26841,6 +27002,7 @@ static enum error page_read(struct user_page *page, const struct http_request *r
         if (!strcmp(text, STATUS_NAMES[i])) page->status = i;
     if (page->limit < 0 || (n != -1 && page->status < 0)) return ERROR_INVALID_PARAMETER;
     if (query_get(query, "q", page->q, sizeof page->q) == -2) return ERROR_INVALID_PARAMETER;
+    for (char *c = page->q; *c; c++) *c = letter_fold(*c);
     if (query_get(query, "prefix", page->prefix, sizeof page->prefix) == -2)
         return ERROR_INVALID_PARAMETER;
     n = query_get(query, "sort", text, sizeof text);
@@ -26881,6 +27043,7 @@ static enum error api_users(struct server *server, const struct http_request *re
     bool by_id = page.sort == SORT_ID;
     if (!(by_id ? page_make : page_make_seen)(server, &page, &end)) return ERROR_INTERNAL;
     json_close(page.out, ']');
+    json_uint(page.out, "scanned", page.looked);
     page_write_next(&page, end);
     json_close(page.out, '}');
     return ERROR_NONE;
@@ -26918,6 +27081,20 @@ static bool api_copy_user(struct server *server, struct span id, struct instant 
     return user != NULL;
 }
 
+/* Appends the member "manual": what a user set by hand, and until when; null for nothing. */
+static void view_write_manual(struct buffer *out, const struct user_view *view)
+{
+    if (!view->manual) {
+        json_null(out, "manual");
+        return;
+    }
+    const char *name = manual_name(view->set);
+    json_open(out, "manual", '{');
+    json_text_or_null(out, "status", name ? name : "");
+    json_time(out, "until", view->until, view->until != 0);
+    json_close(out, '}');
+}
+
 /* [worker] GET /admin/users/{userId}: one user with every connection. Who is not in the table was
  * offline at the position, whatever the store has heard since. */
 static enum error api_admin_user(struct server *server, const struct http_request *request,
@@ -26945,6 +27122,7 @@ static enum error api_admin_user(struct server *server, const struct http_reques
         int64_t first = stored.known ? stored.record.first_seen : view.connected_at;
         json_begin(out);
         view_write_members(out, &view);
+        view_write_manual(out, &view);
         json_time(out, "first_seen", wall_not_later(request->now, first), true);
         json_uint(out, "sessions", stored.known ? stored.record.sessions : 0);
         position_write(out, position);
@@ -26981,25 +27159,39 @@ static void api_write_session(struct buffer *out, const struct session_record *s
     json_close(out, '}');
 }
 
-/* [worker] The session that a user is in, if any; it is in the store only when it has ended. */
-static bool api_running_session(struct server *server, struct span id, struct instant now,
-                                struct session_record *session)
+/* [worker] The newest session of a user, by the table's word: the one they are in, or the one that
+ * ended last while the store may not have it yet. So who was just kicked is not one of whom nothing
+ * is recorded until the next commit, which a busy disk puts off. False when the store has all. */
+static bool api_table_session(struct server *server, struct span id, struct instant now,
+                              struct session_record *session, bool *running)
 {
+    now = table_time(server, now);
     lock_take(&server->table_lock, RANK_TABLE);
     const struct user *user = presence_find(&server->presence, id);
     bool online = user && user->state != USER_OFFLINE;
-    if (online) {
+    /* A begin of 0 is that of no session here: of somebody who is only followed. */
+    bool ended = user && !online && user->dirty && user->online_since;
+    if (online || ended) {
+        /* Where from is known of connections here, and only by the table that has them. */
+        const struct user *own = presence_find(server_own(server), id);
+        const uint8_t *address = own ? user_address(own) : NULL;
         *session = (struct session_record){.from = user->online_since + now.offset};
-        if (user_address(user)) memcpy(session->address, user_address(user), 16);
+        if (address) memcpy(session->address, address, 16);
+    }
+    if (ended) {
+        int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed) + now.offset;
+        session->to = seen > session->from ? seen : session->from;
+        session->reason = user->reason;
     }
     lock_give(&server->table_lock, RANK_TABLE);
-    return online;
+    *running = online;
+    return online || ended;
 }
 
 /* [worker] GET /admin/users/{userId}/sessions?limit=&cursor=: the timeline, newest first; the
- * first page begins with the running session. The cursor is the start of the last session shown;
- * behind the running one it is just above the first stored, which may have begun later if UTC was
- * stepped back. */
+ * first page begins with the session that only the table has. The cursor is the start of the last
+ * session shown; behind the table's it is just above the first stored, which may have begun later
+ * if UTC was stepped back. */
 static enum error api_sessions(struct server *server, const struct http_request *request,
                                struct http_response *response)
 {
@@ -27014,18 +27206,23 @@ static enum error api_sessions(struct server *server, const struct http_request 
     if (before < 0) return ERROR_INVALID_CURSOR;
     if (!api_look_up(server, id, request->now, &view, &response->texts)) return ERROR_INTERNAL;
     if (!view.known) return ERROR_UNKNOWN_USER;
-    struct session_record *sessions = mem_new((size_t)(limit + 1) * sizeof *sessions);
-    bool running = len == -1 && api_running_session(server, id, request->now, &sessions[0]);
-    int stored = store_sessions(server->store, id, before, sessions + running, limit + 1 - running);
-    int count = stored < 0 ? 0 : stored + running, shown = count < limit ? count : limit;
+    struct session_record *sessions = mem_new((size_t)(limit + 2) * sizeof *sessions);
+    bool running = false;
+    int own = len == -1 && api_table_session(server, id, request->now, &sessions[0], &running);
+    int stored = store_sessions(server->store, id, before, sessions + own, limit + 1);
+    if (own && !running && stored > 0 && sessions[1].from == sessions[0].from) {
+        memmove(sessions, sessions + 1, (size_t)stored * sizeof *sessions); /* it has it by now */
+        own = 0;
+    }
+    int count = stored < 0 ? 0 : stored + own, shown = count < limit ? count : limit;
     struct buffer *out = api_json(response);
     json_begin(out);
     json_span(out, "user_id", id);
     json_open(out, "sessions", '[');
     for (int i = 0; i < shown; i++) api_write_session(out, &sessions[i], running && !i);
     json_close(out, ']');
-    /* The place behind the last one shown; see above for the one behind a running session. */
-    int64_t from = running && limit == 1 ? sessions[1].from + 1 : sessions[limit - 1].from;
+    /* The place behind the last one shown; see above for the one behind the table's. */
+    int64_t from = own && limit == 1 ? sessions[1].from + 1 : sessions[limit - 1].from;
     char next[24] = "";
     if (count > limit) snprintf(next, sizeof next, "%" PRId64, from);
     json_text_or_null(out, "next", next);
@@ -27298,16 +27495,29 @@ static void stats_write_store(struct buffer *out, const struct store_stats *stor
     json_close(out, '}');
 }
 
-/* Appends the member "limits" of the stats: every option that is a number, so that none is
- * forgotten. */
+/* In what the value of an option is counted; NULL if it is no number. */
+static const char *option_unit(const struct option_row *row)
+{
+    return row->type == OPTION_COUNT      ? "count"
+           : row->type == OPTION_SIZE     ? "bytes"
+           : row->type == OPTION_DURATION ? "ms"
+                                          : NULL;
+}
+
+/* [any] Appends the members "limits" and "limit_units" of the stats: every option that is a number,
+ * so that none is forgotten, and in what it is counted, which no reader can tell from the name. */
 static void stats_write_limits(struct buffer *out, const struct options *options)
 {
     json_open(out, "limits", '{');
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
         const struct option_row *row = &OPTIONS[i];
-        if (row->type == OPTION_COUNT || row->type == OPTION_SIZE || row->type == OPTION_DURATION)
+        if (option_unit(row))
             json_int(out, row->name, *(const int64_t *)((const char *)options + row->offset));
     }
+    json_close(out, '}');
+    json_open(out, "limit_units", '{');
+    for (size_t i = 0; i < OPTION_COUNT_ALL; i++)
+        if (option_unit(&OPTIONS[i])) json_text(out, OPTIONS[i].name, option_unit(&OPTIONS[i]));
     json_close(out, '}');
 }
 
@@ -28103,6 +28313,8 @@ static enum error api_login_state(struct server *server, const struct http_reque
     json_begin(out);
     json_bool(out, "authenticated", !error);
     json_time(out, "expires_at", token.expires_ms, !error && asked.token);
+    json_bool(out, "password",
+              *server->options.admin_password_file); /* is there one to log in with */
     json_close(out, '}');
     token_free(&token);
     return ERROR_NONE;
@@ -28284,8 +28496,17 @@ static enum error api_logout(struct server *server, const struct http_request *r
     struct span text = request_session(request, true, room);
     lock_take(&server->session_lock, RANK_SESSION);
     bool ended = session_revoke(&server->sessions, text, wall_of(request->now));
+    int problem = server->sessions.problem, file = server->sessions.file;
+    server->sessions.problem = 0;
     lock_give(&server->session_lock, RANK_SESSION);
     mbedtls_platform_zeroize(room, sizeof room);
+    /* Without the lock: a slow disk keeps nobody else waiting. */
+    if (ended && file > 0 && fdatasync(file)) problem = errno;
+    if (problem)
+        log_line(&server->log, LOG_WARN,
+                 "cannot write %s/admin-sessions: %s; the next start ends all sessions of the"
+                 " admin",
+                 server->options.data, strerror(problem));
     if (ended) sessions_ended(server);
     login_set_cookie(response, request, (struct span){"", 0}, 0);
     response->status = 204;
@@ -29399,13 +29620,23 @@ static bool server_read_secrets(struct server *server, bool wait, struct why why
     }
     if (changed) { /* what the old password opened ends with it */
         lock_take(&server->session_lock, RANK_SESSION);
-        session_keys_free(&server->sessions);
-        session_keys_init(&server->sessions);
+        session_keys_renew(&server->sessions, &secrets->password);
         lock_give(&server->session_lock, RANK_SESSION);
         if (server->hub.running) sessions_ended(server);
     }
     secrets_drop(unused);
     return good;
+}
+
+/* [main] Has the admin's sessions of before the restart go on, and keeps those to come. That they
+ * cannot be kept is no reason not to start: then they end with the process, as the log says. */
+static void server_keep_logins(struct server *server)
+{
+    char err[WHY_MAX];
+    if (!*server->options.admin_password_file) return;
+    if (!session_keys_open(&server->sessions, server->options.data, &server->secrets->password,
+                           wall_of(server->started), WHY(err)))
+        log_line(&server->log, LOG_WARN, "%s; a restart will end all sessions of the admin", err);
 }
 
 /* [main] Takes the ranges of --trusted-proxy out of the options, which have them as text. */
@@ -29624,7 +29855,7 @@ static bool server_probe_engine(struct server *server, struct why why)
  *    so that the files of the store belong to the user. Without --user the store comes first: its
  *    lock is what keeps a second server of the same directory from taking the addresses.
  * 2. The certificate of our own, which needs the bound addresses and a place in the store's
- *    directory.
+ *    directory, where the admin's sessions are kept, too.
  * 3. The sandbox: all files that are named are open or allowed by then, and no thread runs yet
  *    that would be outside of it. Behind it the engine of --cluster is tried, which may start a
  *    resolver.
@@ -29659,6 +29890,7 @@ static bool server_start(struct server *server, struct why why)
     server->store = store_open(&store, &server->log, &server->counters, why);
     if (!server->store || (!drops && !server_listen(server, why))) return false;
     if (!server_sign_itself(server, why)) return false;
+    server_keep_logins(server);
     server_enter_sandbox(server);
     if (!server_probe_engine(server, why)) return false;
     server->webhook.caller.wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);

@@ -540,7 +540,7 @@ static bool fs_listens(const char *address)
 static void fs_remove_dir(void)
 {
     static const char *const files[] = {"data.mdb", "lock.mdb", "presence.lock", "tls-cert.pem",
-                                        "tls-key.pem"};
+                                        "tls-key.pem", "admin-sessions"};
     char path[128];
     for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         snprintf(path, sizeof path, "%s/%s", fs.dir, files[i]);

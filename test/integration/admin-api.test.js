@@ -109,6 +109,10 @@ test('stats hold the totals, limits, memory and store', async (t) => {
   assert.equal(found.store.writable, true);
   for (const group of ['counters', 'memory', 'limits'])
     assert.equal(typeof found[group], 'object', group);
+  assert.deepEqual(Object.keys(found.limit_units), Object.keys(found.limits));
+  const { limit_units: units } = found;
+  assert.deepEqual(['webhook-batch', 'grace', 'map-size', 'max-connections'].map((name) => units[name]),
+    ['count', 'ms', 'bytes', 'count']);
   for (const [name, value] of Object.entries(found.counters))
     assert.ok(Number.isSafeInteger(value) && value >= 0, `${name}: ${value}`);
 });

@@ -4,7 +4,7 @@ const assert = require('node:assert/strict');
 const crypto = require('node:crypto');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test, start, startSecure, passwordFile, tryLogin, login, cookieOf, bearer, tokenKey, get, json, request, del, connect,
+const { test, start, startSecure, dice, passwordFile, hashPassword, tryLogin, login, cookieOf, bearer, tokenKey, get, json, request, del, connect,
   until, slow, ISO, run, tempDir } = require('./lib');
 
 const PAGES = ['/admin/stats', '/admin/online-users', '/admin/users', '/metrics'];
@@ -58,7 +58,7 @@ test('login by JSON and by form gives a session for cookie and Bearer', async (t
   const password = 'cörrect horse &=+%20 battery"\\';
   const server = await startSecure(t, { args: [...passwordFile(t, password).args, '--admin-session', '1h'] });
   assert.equal(await opens(server, {}, 'nothing'), false);
-  assert.deepEqual(await json(server, '/admin/login'), { authenticated: false, expires_at: null });
+  assert.deepEqual(await json(server, '/admin/login'), { authenticated: false, expires_at: null, password: true });
   const form = new URLSearchParams({ password }).toString();
   for (const target of [server, server.secure]) {
     for (const options of [
@@ -85,7 +85,7 @@ test('login by JSON and by form gives a session for cookie and Bearer', async (t
       assert.equal(await opens(target, { Cookie: `a=b; ${pair}; c=d` }, 'among others'), true);
       assert.equal(await opens(target, { Authorization: `Bearer ${answer.json.token}` }, 'Bearer'), true);
       const state = await json(target, '/admin/login', { headers: { Cookie: pair } });
-      assert.deepEqual(state, { authenticated: true, expires_at: answer.json.expires_at });
+      assert.deepEqual(state, { authenticated: true, expires_at: answer.json.expires_at, password: true });
     }
   }
   const { counters } = await json(server, '/admin/stats', await login(server, password));
@@ -143,7 +143,7 @@ test('logout revokes that session and no other, and clears the cookie', async (t
   assert.ok([204, 401].includes(again.status));
 });
 
-test('a session ends after --admin-session, and with the server', async (t) => {
+test('a session ends after --admin-session', async (t) => {
   const password = passwordFile(t, 'secret');
   const server = await start(t, { args: [...password.args, '--admin-session', '2s'] });
   const session = await login(server, 'secret');
@@ -152,13 +152,72 @@ test('a session ends after --admin-session, and with the server', async (t) => {
   await until('its end', async () => (await get(server, '/admin/stats', session)).status === 401, { within: 3500 + 2500 * slow });
   assert.ok(Date.now() >= Date.parse(session.expires_at), 'not before its time');
   assert.equal((await get(server, '/admin/stats', bearer(session.token))).status, 401);
-  await server.stop();
-  const first = await start(t, { data: server.data, args: password.args });
-  const lasting = await login(first, 'secret');
-  await first.stop();
-  const second = await start(t, { data: server.data, args: password.args });
-  assert.equal(await opens(second, lasting.headers, 'after a restart'), false);
-  assert.equal(await opens(second, { Authorization: `Bearer ${lasting.token}` }, 'after a restart'), false);
+});
+
+const fileOf = (server) => path.join(server.data, 'admin-sessions');
+
+test('a session outlives the server, who signed out stays so, and a new password ends all', async (t) => {
+  const password = passwordFile(t, 'secret');
+  const args = password.args;
+  const first = await start(t, { args });
+  const [kept, ended] = [await login(first, 'secret'), await login(first, 'secret')];
+  assert.equal((await request(first, 'POST', '/admin/logout', { headers: ended.headers })).status, 204);
+  assert.equal(fs.statSync(fileOf(first)).mode & 0o777, 0o600);
+  const { data } = first;
+  await first.kill();
+  const second = await start(t, { data, args });
+  assert.equal(await opens(second, kept.headers, 'after kill -9'), true);
+  assert.equal(await opens(second, bearer(kept.token).headers, 'after kill -9'), true);
+  assert.equal(await opens(second, ended.headers, 'signed out before it'), false);
+  await second.stop();
+  const before = fs.readFileSync(fileOf(second));
+  fs.writeFileSync(password.file, hashPassword('other'));
+  const third = await start(t, { data, args });
+  assert.equal(await opens(third, kept.headers, 'with another password'), false);
+  const other = await login(third, 'other');
+  fs.writeFileSync(password.file, hashPassword('third'));
+  third.signal('SIGHUP');
+  await until('its end', async () => (await get(third, '/admin/stats', other)).status === 401);
+  await third.stop();
+  fs.writeFileSync(password.file, hashPassword('other'));
+  const fourth = await start(t, { data, args });
+  assert.equal(await opens(fourth, other.headers, 'of a password that was changed and is back'), false);
+  await fourth.stop();
+  fs.writeFileSync(fileOf(fourth), before); // of another password: not taken
+  const fifth = await start(t, { data, args });
+  assert.equal(await opens(fifth, kept.headers, 'with the file of another password'), false);
+});
+
+test('a file of sessions that is cut or changed anywhere opens nothing, and is made anew', async (t) => {
+  const { args } = passwordFile(t, 'secret');
+  let server = await start(t, { args });
+  const { data } = server;
+  const random = dice(7);
+  for (let round = 0; round < 6; round++) {
+    const session = await login(server, 'secret');
+    const ended = await login(server, 'secret');
+    await request(server, 'POST', '/admin/logout', { headers: ended.headers });
+    await server.stop();
+    const bytes = fs.readFileSync(fileOf(server));
+    if (round % 2) fs.writeFileSync(fileOf(server), bytes.subarray(0, random(bytes.length - 1)));
+    else {
+      bytes[random(72)] ^= 1 << random(8); // in the head; a place is as good as another
+      fs.writeFileSync(fileOf(server), bytes);
+    }
+    server = await start(t, { data, args });
+    const open = await opens(server, session.headers, `round ${round}`);
+    assert.equal(await opens(server, ended.headers, 'signed out'), false, `round ${round}`);
+    assert.equal(open, false, `round ${round}`);
+  }
+});
+
+test('a file of sessions that cannot be written is no reason not to start, and says so', async (t) => {
+  const { args } = passwordFile(t, 'secret');
+  const data = tempDir(t);
+  fs.mkdirSync(path.join(data, 'admin-sessions'));
+  const server = await start(t, { data, args, allow: [/level=info/, /level=warn.*admin-sessions.*restart will end/] });
+  await login(server, 'secret');
+  assert.ok(server.lines.some((line) => /level=warn.*admin-sessions: Is a directory/.test(line)), server.lines.join('\n'));
 });
 
 test('a tampered, cut, empty, foreign or doubled cookie opens nothing', async (t) => {

@@ -109,6 +109,14 @@ test('over a million stored users every page looks at few of them', { timeout: 1
 
   await t.test('a part of an id is looked for in steps', async () => {
     const rare = Array.from({ length: USERS / 1000 }, (_, i) => idOf(i * 1000 + 7));
+    let sum = 0; // `scanned` is how far a search has come: all pages together have looked at everybody once
+    for (let cursor = ''; cursor !== null;) {
+      const one = await page(server, `q=RARE&limit=1000${cursor && `&cursor=${cursor}`}`);
+      assert.ok(one.scanned <= SCAN + CHUNK, `${one.scanned}`);
+      sum += one.scanned;
+      cursor = one.next;
+    }
+    assert.equal(sum, USERS);
     const found = await everything(server, 'q=rare&limit=1000');
     assert.deepEqual(found.ids, rare);
     assert.ok(found.most <= SCAN + CHUNK, `${found.most}`);

@@ -530,9 +530,9 @@ test('docs: /admin/stats and /metrics are in presence-protocol.7', async (t) => 
   const stats = (await request(server, 'GET', '/admin/stats')).json;
   const [, text] = items(section(protocol, 'ROUTES'), /^\.It Ic (\S+) Pa (\S+)$/gm).find(([match]) => match[2] === '/admin/stats');
   const said = new Set([...text.matchAll(/\bVa ([\w ,]+)/g)].flatMap((match) => match[1].split(/[ ,]+/)));
-  const { counters, limits, ...rest } = stats;
+  const { counters, limits, limit_units: units, ...rest } = stats;
   const { cluster: { counters: clusterCounters, nodes: [node] } } = rest;
-  const real = ['counters', 'limits', ...Object.keys(node), ...Object.keys(rest), ...Object.values(rest)
+  const real = ['counters', 'limits', 'limit_units', ...Object.keys(node), ...Object.keys(rest), ...Object.values(rest)
     .map((one) => (Array.isArray(one) ? one[0] : one))
     .flatMap((one) => (one && typeof one === 'object' ? Object.keys(one) : []))];
   assert.deepEqual(real.filter((name) => !said.has(name)), []);
@@ -540,6 +540,7 @@ test('docs: /admin/stats and /metrics are in presence-protocol.7', async (t) => 
   const source = read('presence.c');
   assert.deepEqual(Object.keys(counters), table(source, 'COUNTER_TABLE').map(([field]) => field));
   assert.deepEqual(Object.keys(clusterCounters), table(source, 'CLUSTER_COUNTER_TABLE').map(([field]) => field));
+  assert.deepEqual(Object.keys(units), Object.keys(limits));
   assert.deepEqual(Object.keys(limits), options(source).filter(({ type }) => ['DURATION', 'SIZE', 'COUNT'].includes(type)).map(({ name }) => name));
 
   const metrics = (await request(server, 'GET', '/metrics')).text;

@@ -119,6 +119,9 @@ test('everyone known can be searched and filtered', async (t) => {
     (await list('q=anna')).includes('annabel') && (await list('q=anna')).includes('Joanna'),
   );
   assert.ok(!(await list('q=anna')).includes('bernd'));
+  for (const q of ['anna', 'ANNA', 'aNNa'])
+    assert.deepEqual(await list(`q=${q}`), sorted(['Anna', 'anna', 'Joanna', 'annabel']), q);
+  assert.deepEqual(await list(`q=${encodeURIComponent('A\u00c9B')}`), [], 'only A to Z');
   assert.deepEqual(await list('q=a%25b'), ['a%b']);
   assert.deepEqual(await list('q=a_b'), ['a_b']);
   assert.deepEqual(await list('q=a%2Bb'), ['a+b']);

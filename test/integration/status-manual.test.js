@@ -324,6 +324,16 @@ test('it ends by itself: the automatic one is back, for followers too', async (t
   assert.equal(user.message, undefined);
   assert.ok(Date.now() - at >= 1000, 'not before its time');
   await me.agrees(server);
+  const manual = async () => (await json(server, '/admin/users/u')).manual;
+  assert.equal(await manual(), null);
+  const before = Date.now();
+  await setStatus(server, 'u', { status: 'invisible', expires_in: 100 });
+  const { status: set, until: end } = await manual();
+  assert.equal(set, 'invisible');
+  assert.ok(Date.parse(end) >= before + 99000 && Date.parse(end) <= Date.now() + 101000, end);
+  await setStatus(server, 'u', { status: null, message: 'a message alone' });
+  assert.deepEqual(await manual(), { status: null, until: null });
+  await setStatus(server, 'u', { status: null });
   // Renewed before it ends, it goes on; made lasting, it stays.
   await setStatus(server, 'u', { status: 'busy', expires_in: 1 });
   await setStatus(server, 'u', { status: 'busy' });

@@ -214,11 +214,98 @@ static void sessions_are_revoked(void **unused)
     session_keys_free(&keys);
 }
 
+/* The file of sessions has those that were ended, and no more than twice those that still count;
+ * what is read back is what was written. */
+static void sessions_are_kept_in_a_file(void **unused)
+{
+    (void)unused;
+    enum { ROUNDS = 3 * SESSION_FILE_SLACK };
+    char dir[] = "/tmp/presence-sessions-XXXXXX", path[64], err[WHY_MAX];
+    struct password password = {.iterations = 1};
+    struct session_keys keys, again;
+    struct buffer lasting = {0}, last = {0};
+    struct stat info;
+    int64_t expires;
+    must(mkdtemp(dir) != NULL);
+    session_keys_init(&keys);
+    assert_true(session_keys_open(&keys, dir, &password, TEST_WALL, WHY(err)));
+    session_mint(&keys, TEST_WALL, 1 << 30, &lasting, &expires);
+    for (int i = 0; i < ROUNDS; i++) { /* each has run out when the next one is ended */
+        int64_t now = TEST_WALL + i * 10;
+        buffer_free(&last);
+        session_mint(&keys, now, 5, &last, &expires);
+        assert_true(session_revoke(&keys, (struct span){last.at, last.len}, now));
+        assert_true(keys.noted <= 2 * keys.revoked_count + SESSION_FILE_SLACK + 1);
+    }
+    snprintf(path, sizeof path, "%s/admin-sessions", dir);
+    assert_false(stat(path, &info));
+    assert_int_equal(info.st_size, SESSION_FILE_HEAD + keys.noted * SESSION_PAYLOAD);
+    int64_t now = TEST_WALL + (ROUNDS - 1) * 10;
+    session_keys_init(&again);
+    assert_true(session_keys_open(&again, dir, &password, now, WHY(err)));
+    assert_int_equal(again.revoked_count, 1);
+    assert_true(session_check(&again, (struct span){lasting.at, lasting.len}, now, &expires));
+    assert_false(session_check(&again, (struct span){last.at, last.len}, now, &expires));
+    session_keys_free(&again);
+    password.iterations = 2; /* another password */
+    session_keys_init(&again);
+    assert_true(session_keys_open(&again, dir, &password, now, WHY(err)));
+    assert_false(session_check(&again, (struct span){lasting.at, lasting.len}, now, &expires));
+    session_keys_free(&again);
+    session_keys_free(&keys);
+    buffer_free(&lasting);
+    buffer_free(&last);
+    unlink(path);
+    rmdir(dir);
+}
+
+/* A file that takes no more is emptied: with the next start all sessions end, the one that was
+ * ended among them. Until then the process knows. */
+static void sessions_end_when_one_that_ended_cannot_be_kept(void **unused)
+{
+    (void)unused;
+    char dir[] = "/tmp/presence-sessions-XXXXXX", path[64], err[WHY_MAX];
+    struct password password = {.iterations = 1};
+    struct session_keys keys, again;
+    struct buffer session[2] = {0};
+    struct rlimit before, full;
+    struct stat info;
+    int64_t expires;
+    must(mkdtemp(dir) != NULL && !getrlimit(RLIMIT_FSIZE, &before));
+    session_keys_init(&keys);
+    assert_true(session_keys_open(&keys, dir, &password, TEST_WALL, WHY(err)));
+    for (int i = 0; i < 2; i++) session_mint(&keys, TEST_WALL, 1000, &session[i], &expires);
+    struct span ended = {session[0].at, session[0].len}, other = {session[1].at, session[1].len};
+    signal(SIGXFSZ, SIG_IGN);
+    full = (struct rlimit){SESSION_FILE_HEAD + SESSION_PAYLOAD / 2, before.rlim_max};
+    must(!setrlimit(RLIMIT_FSIZE, &full));
+    assert_true(session_revoke(&keys, ended, TEST_WALL));
+    must(!setrlimit(RLIMIT_FSIZE, &before));
+    assert_true(keys.problem != 0);
+    assert_false(session_check(&keys, ended, TEST_WALL, &expires));
+    assert_true(session_check(&keys, other, TEST_WALL, &expires));
+    assert_true(session_revoke(&keys, other, TEST_WALL)); /* no file: no harm */
+    snprintf(path, sizeof path, "%s/admin-sessions", dir);
+    assert_false(stat(path, &info));
+    assert_int_equal(info.st_size, 0);
+    session_keys_init(&again);
+    assert_true(session_keys_open(&again, dir, &password, TEST_WALL, WHY(err)));
+    assert_false(session_check(&again, ended, TEST_WALL, &expires));
+    assert_false(session_check(&again, other, TEST_WALL, &expires));
+    session_keys_free(&again);
+    session_keys_free(&keys);
+    for (int i = 0; i < 2; i++) buffer_free(&session[i]);
+    unlink(path);
+    rmdir(dir);
+}
+
 static const struct CMUnitTest PASSWORDS_TESTS[] = {
     cmocka_unit_test(password_vector),
     cmocka_unit_test(password_round_trip),
     cmocka_unit_test(password_files_are_read),
     cmocka_unit_test(sessions_end),
     cmocka_unit_test(sessions_cannot_be_changed),
+    cmocka_unit_test(sessions_are_kept_in_a_file),
+    cmocka_unit_test(sessions_end_when_one_that_ended_cannot_be_kept),
     cmocka_unit_test(sessions_are_revoked),
 };

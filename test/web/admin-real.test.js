@@ -84,13 +84,13 @@ test('a user in detail: connections, the timeline with its reasons, kick', async
   await (await connect(server, 'a/b?é')).close();
   const client = await connect(server, 'a/b?é', { headers: { 'User-Agent': '<b>Agent</b>' } });
   const page = await admin(t, server, { hash: `#/user/${encodeURIComponent('a/b?é')}` });
-  await untilText(page, 'connections', /127\.0\.0\.1:\d+\s+online\s+Agent\s+<b>Agent<\/b>/);
-  await untilText(page, 'timeline', /since \d\d:\d\d, still online[^]*from 127\.0\.0\.1/);
-  await untilText(page, 'timeline', /\d\d:\d\d to \d\d:\d\d, left or signed out/);
+  await untilText(page, 'connections', /<b>Agent<\/b>\s+127\.0\.0\.1\s+online/);
+  await untilText(page, 'timeline', /online since \d\d:\d\d[^]*from 127\.0\.0\.1/);
+  await untilText(page, 'timeline', /offline [\d:]+ to [\d:]+, left or signed out/);
   await checkAxe(page);
   await page.click('#kick');
   await page.click('#kick-yes');
-  await untilText(page, 'detail-note', /^Kicked: 1 connection closed\.$/);
+  await untilText(page, 'detail-note', /^Kicked: 1 connection closed, and the session ended\.$/);
   assert.equal((await client.closed).code, 4403);
   await untilText(page, 'timeline', /kicked by an admin/);
 });
@@ -115,12 +115,14 @@ test('the panel and the overview show what the server says of itself', async (t)
   await connect(server, 'alice');
   const page = await admin(t, server, { hash: '#/server' });
   await untilText(page, 'server-facts', /Version\s+\d+\.\d+\.\d+/);
+  assert.equal(await text(page, 'health-word'), 'Healthy', await text(page, 'problems'));
+  await untilText(page, 'limit-facts', /webhook-batch\s+\d+(?! ?s)/);
   assert.match(await text(page, 'store-facts'), /takes writes/);
   assert.match(await text(page, 'limit-facts'), /online-threshold\s+90 s\s+grace\s+5 s/);
   assert.match(await text(page, 'no-certificates'), /no TLS/);
   await page.click('#nav-people');
   await page.waitForSelector('#overview:not([hidden])');
-  await untilText(page, 'chart-text', /^(No samples yet\.|Most \d)/);
+  await untilText(page, 'chart-text', /^(No samples yet|\d+ users? now, since)/);
 });
 
 test('a node of a cluster whose engine is away says that it is alone', async (t) => {
@@ -153,6 +155,15 @@ nodeTest('sign in and out with the password of the server', { timeout: 60000 }, 
   await untilLines(page, ['alice online live 1']);
   await page.reload();
   await untilLines(page, ['alice online live 1']);
+  await server.stop();
+  await page.waitForSelector('#connection[data-state="broken"]');
+  const again = await start(t, { data: server.data, address: server, args: ['--admin-password-file', file], allow: [/admin/] });
+  await connected(page);
+  await untilLines(page, ['alice online cached 0']);
+  await page.reload(); // nobody has to sign in again
+  await untilLines(page, ['alice online cached 0']);
+  await connect(again, 'bob');
+  await untilLines(page, ['alice online cached 0', 'bob online live 1']);
   await page.click('#logout');
   await untilText(page, 'login-message', /^You are signed out\.$/);
   await page.reload();

@@ -20,18 +20,21 @@ test('a user in detail: connections, timeline in words, link, back, keyboard', a
   await page.waitForSelector('#detail-body:not([hidden])');
   assert.equal(new URL(page.url()).hash, '#/user/alice');
   assert.equal(await page.evaluate(() => document.activeElement.id), 'detail-name');
-  const cards = await page.$$eval('#connections > li', (all) => all.map((one) => one.innerText));
-  assert.equal(cards.length, 2);
-  assert.match(cards[0], /192\.0\.2\.10:50000\s+online\s+Agent\s+Mozilla\/5\.0 \(X11; Linux x86_64\)/);
-  assert.match(cards[0], /Last heard\s+\d+ s ago\s+Round trip\s+23 ms/);
-  assert.match(cards[1], /Round trip\s+not measured yet/);
+  const rows = await page.$$eval('#connection-rows tr', (all) => all.map((one) => one.innerText.replace(/\s+/g, ' ')));
+  assert.deepEqual(rows, ['browser on Linux 192.0.2.10 online 42 min 23 ms', 'browser on Linux 192.0.2.11 online 42 min \u2013']);
+  await page.focus('#connection-rows summary');
+  await page.keyboard.press('Enter');
+  await untilText(page, 'connection-rows', /192\.0\.2\.10:50000, \d\d:\d\d \(42 min\), heard \d+ s ago\s+Mozilla\/5\.0 \(X11; Linux x86_64\)/);
+  await checkAxe(page);
   const timeline = await page.$$eval('#timeline li', (all) => all.map((one) => one.innerText));
-  assert.match(timeline[0], /^since .*\d\d:\d\d, still online\s*42 min, from 127\.0\.0\.1$/);
-  assert.match(timeline[1], /24 Nov( 2026)? 13:20 to 14:02, connection lost\s*42 min, from 192\.0\.2\.10$/);
-  assert.match(timeline[2], /9:00 to 09:01, left or signed out\s*1 min, from 2001:db8::17$/);
+  assert.equal(timeline.length, 5);
+  assert.match(timeline[0], /^online since .*\d\d:\d\d\s*42 min, from 127\.0\.0\.1$/);
+  assert.match(timeline[1], /^offline 24 Nov( 2026)? 14:02 to .*, connection lost\s*\d/);
+  assert.match(timeline[2], /^online 24 Nov( 2026)? 13:20 to 14:02\s*42 min, from 192\.0\.2\.10$/);
+  assert.match(timeline[4], /9:00:00 to 09:01:00\s*1 min, from 2001:db8::17$/);
   await checkAxe(page);
   server.leave('alice', 'timeout');
-  await untilText(page, 'timeline', /went silent/);
+  await untilText(page, 'timeline', /^offline since \d\d:\d\d, went silent/);
   await untilText(page, 'no-connections', /^None\.$/);
   assert.equal(await page.isVisible('#kick'), false);
   await page.keyboard.press('Escape');
@@ -55,7 +58,7 @@ test('a long timeline comes in pieces and keeps them', async (t) => {
   const sessions = Array.from({ length: 120 }, (_, i) => session(i));
   const { server, page } = await admin(t, { users: { u: { sessions } } }, { hash: '#/user/u' });
   const length = (n) => page.waitForFunction((wanted) =>
-    document.querySelectorAll('#timeline li').length === wanted, n);
+    document.querySelectorAll('#timeline [data-kind="online"]').length === wanted, n);
   await length(50);
   await page.click('#detail-more');
   await length(100);
@@ -80,7 +83,7 @@ test('kick: only after the question, and the user is shown offline', async (t) =
   assert.equal(server.log.some((line) => line.startsWith('DELETE')), false);
   await page.click('#kick');
   await page.click('#kick-yes');
-  await untilText(page, 'detail-note', /^Kicked: 2 connections closed\.$/);
+  await untilText(page, 'detail-note', /^Kicked: 2 connections closed, and the session ended\.$/);
   assert.deepEqual(server.log.filter((line) => line.startsWith('DELETE')),
     ['DELETE /admin/users/alice/connections']);
   await untilText(page, 'timeline', /kicked by an admin/);
@@ -91,7 +94,7 @@ test('a timeline that grows loses no session, and has no hole in it', async (t) 
   const sessions = Array.from({ length: 120 }, (_, i) => session(i));
   const { server, page } = await admin(t, { users: { u: { sessions } } }, { hash: '#/user/u' });
   const length = (n) => page.waitForFunction((wanted) =>
-    document.querySelectorAll('#timeline li').length === wanted, n);
+    document.querySelectorAll('#timeline [data-kind="online"]').length === wanted, n);
   await length(50);
   await page.click('#detail-more');
   await length(100);

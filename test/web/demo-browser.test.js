@@ -160,10 +160,21 @@ test('following: status and message come, and are stale while the network is cut
   await first.press('#whom', 'Enter');
   await untilFollowed(first, ['gone / offline / stored', '/ offline / stored']);
   assert.equal(await first.locator('#followed li >> nth=1').locator('bdi >> nth=0').innerText(),
-    '<U+202E>carol');
+    'U+202Ecarol');
   await first.click('#followed li >> nth=0 >> button');
   await untilFollowed(first, ['/ offline / stored']);
   assert.equal(await first.locator('#followed li').count(), 1);
+});
+
+test('the log is under You, one row of buttons, and who is online is no part of who is followed', async (server, tab) => {
+  const page = await tab();
+  await online(page, 'alice');
+  await untilOthers(page, ['alice: you, 1 connection / online / live']);
+  assert.deepEqual(await page.$$eval('section', (all) => all.map((one) => [...one.querySelectorAll('h2')].map((h2) => h2.innerText.trim()))),
+    [['You', 'What happened in this tab', 'Try this'], ['Followed'], ['Online now 1']]);
+  const tops = await page.$$eval('#running button', (all) => all.map((one) => one.getBoundingClientRect().top));
+  assert.deepEqual([tops.length, new Set(tops).size], [2, 1]);
+  assert.equal(await page.locator('#you #log li').count(), 1);
 });
 
 test('a reload goes on with the same name and the same stay', async (server, tab) => {
@@ -192,7 +203,7 @@ test('A01 hostile names are text here too; phone width and dark are as readable'
   assert.equal(await page.locator('#me').innerText(), '<img src=x onerror=alert(1)>');
   await untilOthers(page, ['"><svg/onload=alert(1)>: 1 connection / online / live',
     '<img src=x onerror=alert(1)>: you, 1 connection / online / live',
-    '__proto__: 1 connection / online / live', '<U+202E>admin: 1 connection / online / live']);
+    '__proto__: 1 connection / online / live', 'U+202Eadmin: 1 connection / online / live']);
   assert.equal(await page.evaluate(() => document.documentElement.scrollWidth), 360);
   await checkAxe(page);
 });

@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: MIT
 // The admin page: puts the parts together.
 
-import { atServer, openStream, request, steady } from './api.js';
-import { drawChart } from './chart.js';
+import { atServer, hasToken, openStream, request, setToken, steady } from './api.js';
+import { drawChart, startChart } from './chart.js';
 import { drawCluster } from './cluster.js';
 import { showUser, shownUser, startDetail, userChanged } from './detail.js';
 import { byId, idle, on, setIcon, setText, tick } from './dom.js';
-import { clockSeconds, count, plural } from './format.js';
+import { clockSeconds, count } from './format.js';
 import { drawList, drawTimes, select, startList } from './list.js';
 import { Model, parsePosition } from './model.js';
-import { drawServer } from './server.js';
+import { drawHealth, drawServer, noteStats } from './server.js';
+import { Stored } from './stored.js';
 import { ChangeStream, health } from './stream.js';
 
 const PAGE = 1000; // users a request
@@ -38,7 +39,18 @@ const fresh = () => ({
   drawn: 0,
   dirty: false, // the list changed since
   due: { stats: 0, history: 0, poll: Infinity }, // when to ask
-  stored: { text: null, cursor: null, done: false, busy: false }, // offline users
+});
+const stored = new Stored({
+  request,
+  take(users, position) {
+    if (!model.page(users, position, true)) throw new Error('the server started anew');
+    state.dirty = true;
+  },
+  failed,
+  wake() {
+    state.dirty = true;
+    schedule();
+  },
 });
 let state = fresh();
 let hiddenSince = 0;
@@ -62,6 +74,9 @@ function facts() {
     current: connection().state === 'connected',
     loading: state.loading && !model.complete,
     reached: state.loaded > 0,
+    stored: /offline|all/.test(model.query.filter) ? stored : null,
+    known: state.stats?.users.known ?? 0,
+    online: model.totals.users,
   };
 }
 
@@ -154,15 +169,12 @@ function drawConnection() {
   setText(byId('connection-text'), [
     text,
     broken && state.heard && `last data at ${shown(state.heard)}`,
-    state.loaded && `list refreshed at ${shown(state.loaded)}`,
+    how !== 'connected' && state.loaded && `list refreshed at ${shown(state.loaded)}`,
     state.problem,
     broken && next < Infinity && `next try in ${Math.max(0, Math.ceil((next - steady()) / 1000))} s`,
   ].filter(Boolean).join(', '));
-  const { busy, done } = state.stored;
-  byId('stored').hidden = !/offline|all/.test(model.query.filter);
-  byId('more').hidden = done;
-  setText(byId('stored-text'), busy ? 'Loading offline users' : `${plural(model.gone.size,
-    'offline user')} loaded.${done ? '' : ' There are more: search (capitals count).'}`);
+  byId('stored').hidden = !stored.problem || !facts().stored;
+  setText(byId('stored-text'), `Offline users could not be loaded: ${stored.problem}.`);
 }
 
 // ---- Loading ----
@@ -219,7 +231,9 @@ async function loadStats() {
     mine.heard = steady();
     mine.dirty = true;
     hear(stats.position);
+    noteStats(stats);
     drawCluster(stats);
+    drawHealth(stats);
     if (!byId('server').hidden) drawServer(stats);
   } catch (error) {
     failed(error);
@@ -238,42 +252,17 @@ async function loadHistory() {
   }
 }
 
-/** Loads offline users for a question that asks for them. */
-function moreForQuery() {
-  const text = byId('search').value; // capitals count there
-  if (/offline|all/.test(model.query.filter) && text !== state.stored.text) {
-    state.stored = { text, cursor: null, done: false, busy: false };
-    moreStored();
-  }
-  schedule();
-}
-
-/** Loads one more page of offline users. */
-async function moreStored() {
-  const { stored } = state;
-  if (stored.busy || stored.done) return;
-  stored.busy = true;
-  try {
-    const query = new URLSearchParams({ status: 'offline', limit: PAGE });
-    if (stored.text) query.set('q', stored.text);
-    if (stored.cursor) query.set('cursor', stored.cursor);
-    const page = await request(`users?${query}`);
-    await idle();
-    if (stored !== state.stored) return;
-    if (!model.page(page.users, page.position, true)) throw new Error('the server started anew');
-    stored.cursor = page.next;
-    stored.done = !page.next;
-  } catch (error) {
-    failed(error);
-    setText(byId('found'), `Offline users could not be loaded: ${error.message}`);
-  }
-  stored.busy = false;
-  state.dirty = true;
+/** Asks the store for a question that is about offline users. */
+function askStored() {
+  const { filter, sort, descending } = model.query;
+  if (!/offline|all/.test(filter)) stored.clear();
+  else stored.ask(byId('search').value, sort === 'seen' ? `${descending ? '-' : ''}last_seen` : '');
   schedule();
 }
 
 // ---- Signing in and out ----
 
+/** Shows one part of the page: 'starting', 'login' or 'main'. */
 function show(part) {
   for (const id of ['starting', 'login', 'main']) byId(id).hidden = id !== part;
   byId('bar').hidden = part !== 'main';
@@ -284,7 +273,7 @@ async function begin() {
   try {
     run(await session());
   } catch (error) {
-    if (error.status) showLogin('');
+    if (error.status) showLogin('', error.password);
     else run({}); // no answer: tried again there
   }
 }
@@ -299,14 +288,22 @@ async function session() {
     await request('stats');
     return { expires_at: null };
   }
-  if (!found.authenticated) throw Object.assign(new Error(), { status: 401 });
-  return found;
+  if (found.authenticated) return found;
+  throw Object.assign(new Error(), { status: 401, password: found.password });
 }
 
-/** Forgets what was shown, and shows the form with a message. */
-function showLogin(message) {
+/**
+ * Forgets what was shown, and shows the form with a message. Where there is no password, it asks for
+ * what opens such a server, an admin's token, which is kept as long as this page is.
+ */
+function showLogin(message, password = !byId('login-form').dataset.token) {
   state.loader?.abort();
+  stored.clear();
+  setToken('');
   state = fresh();
+  byId('login-form').dataset.token = password ? '' : 'yes';
+  byId('login-why').hidden = password;
+  setText(byId('login-label'), password ? 'Admin password' : 'Token of an admin');
   stream.close('');
   stream.lastId = null;
   showUser(null);
@@ -325,13 +322,21 @@ async function login(event) {
   byId('login-button').disabled = true;
   let text = '';
   let wait = 0;
+  const token = byId('login-form').dataset.token;
+  const { value } = byId('password');
   try {
-    const body = { password: byId('password').value };
-    run(await request('login', { method: 'POST', body }));
+    if (token) {
+      if (!/^[\w.-]+$/.test(value.trim())) throw new Error('This is no token.');
+      setToken(value.trim());
+      await request('stats');
+      run({ expires_at: undefined });
+    } else run(await request('login', { method: 'POST', body: { password: value } }));
     byId('password').value = '';
   } catch (error) {
+    setToken('');
     if (error.status === 429) wait = error.retryAfter || 30;
-    text = { 401: 'This is not the password.',
+    text = { 401: token ? `This token does not open it: ${error.message}.` : 'This is not the password.',
+      403: 'This token is not one of an admin ("admin":true).',
       404: 'This server has no admin password (--admin-password-file).',
       429: `Too many failures. Try again in ${wait} s.` }[error.status] ?? error.message;
     byId('password').select();
@@ -342,7 +347,7 @@ async function login(event) {
 
 async function logout() {
   try {
-    await request('logout', { method: 'POST' });
+    if (!hasToken()) await request('logout', { method: 'POST' });
     showLogin('You are signed out.');
   } catch (error) {
     state.problem = `not signed out, ${error.message}`;
@@ -367,6 +372,7 @@ function run({ expires_at: until }) {
   Object.assign(state, { running: true, loading: 'loading the list' });
   byId('logout').hidden = until === null; // not known: shown
   byId('overview').hidden = true;
+  byId('chart-box').hidden = true;
   show('main');
   route();
   stream.open();
@@ -426,7 +432,11 @@ function visibility() {
   schedule();
 }
 
-startList(model, facts, moreForQuery);
+startList(model, facts, askStored, () => stored.more());
+startChart();
+const here = new URL('..', document.baseURI).href.replace(/\/$/, '');
+setText(byId('first-code'), `import { PresenceService } from '${here}/presence.js';
+new PresenceService({ apiUrl: '${here}' }).startPresence('alice');`);
 startDetail(() => { location.hash = '#/'; }, checkSession);
 on('refresh', 'click', () => {
   stream.open();
@@ -434,7 +444,7 @@ on('refresh', 'click', () => {
   loadStats();
   loadHistory();
 });
-on('more', 'click', moreStored);
+on('more', 'click', () => stored.again());
 on('logout', 'click', logout);
 on('login-form', 'submit', login);
 addEventListener('hashchange', route);

@@ -3,6 +3,14 @@
 
 const DEADLINE = 15000; // ms that an answer may take
 let ahead = 0; // ms that the server's clock is ahead of this one's
+let token = ''; // of an admin, where there is no password; a cookie does it otherwise
+
+/** Has every request carry a token; '' for none. */
+export const setToken = (text) => { token = text; };
+export const hasToken = () => token !== '';
+
+/** Headers with the token, if there is one. */
+const headersOf = (headers) => (token ? { ...headers, Authorization: `Bearer ${token}` } : headers);
 
 /** Ms by a clock that nobody sets, unlike Date's. */
 export const steady = () => performance.timeOrigin + performance.now();
@@ -26,10 +34,10 @@ export async function request(path, { method = 'GET', body, signal } = {}) {
   const stop = () => abort.abort();
   const timer = setTimeout(stop, DEADLINE);
   signal?.addEventListener('abort', stop);
-  const init = { method, cache: 'no-store', signal: abort.signal };
+  const init = { method, cache: 'no-store', signal: abort.signal, headers: headersOf({}) };
   if (body) {
     init.body = JSON.stringify(body);
-    init.headers = { 'Content-Type': 'application/json' };
+    init.headers['Content-Type'] = 'application/json';
   }
   const began = steady();
   let answer;
@@ -57,4 +65,5 @@ export async function request(path, { method = 'GET', body, signal } = {}) {
 }
 
 /** The answer of the stream of changes, unread. */
-export const openStream = (init) => fetch(new URL('events', document.baseURI), init);
+export const openStream = (init) =>
+  fetch(new URL('events', document.baseURI), { ...init, headers: headersOf(init.headers) });

@@ -58,7 +58,7 @@ export function drawCluster({ cluster }) {
   const own = cluster.node_id;
   const order = (a, b) => (b.node_id === own) - (a.node_id === own)
     || (a.node_id === null) - (b.node_id === null)
-    || (a.name ?? '').localeCompare(b.name ?? '') || String(a.node_id).localeCompare(b.node_id);
+    || (a.name ?? '').localeCompare(b.name ?? '', 'en', { numeric: true }) || String(a.node_id).localeCompare(b.node_id);
   byId('node-rows').replaceChildren(...[...cluster.nodes].sort(order)
     .map((node) => nodeRow(node, own, at)));
 }

@@ -1,22 +1,26 @@
 // SPDX-License-Identifier: MIT
-// One user: connections, timeline of sessions, kick.
+// One user: what is said of them, the timeline of sessions, connections, kick.
 
 import { atServer, request, steady, userPath } from './api.js';
 import { badge, byId, element, facts, foreign, on, setBadge, setText, ticker } from './dom.js';
-import { ago, clock, count, lasting, plural, sessionText, visible } from './format.js';
+import { agentText, ago, clock, count, exactly, lasting, plural, timeline, visible } from './format.js';
 
 const PAGE = 50; // sessions asked for at a time
 const EVERY = 10000; // the open user is asked for this often, in ms
-const AFTER_CHANGE = 300; // and this soon after a change
+const AFTER_CHANGE = 200; // and this soon after a change,
+const SETTLED = 2000; // and once more when the store has it
 
 const status = badge();
 const source = badge();
+const hidden = badge('hidden');
+const opened = new Set(); // groups of connections whose details are open
 let refused; // called when the session has ended
 let id = null; // the user shown
 let user = null;
 let sessions = []; // newest first
 let next = null; // cursor of the next page
 let due = 0; // when to ask again
+let again = Infinity; // and when once more
 let asking = null; // ends the question under way
 
 /** The user shown, or null. */
@@ -25,19 +29,21 @@ export const shownUser = () => id;
 /** Connects the panel; `close` is called when it is to go, `whenRefused` at a 401. */
 export function startDetail(close, whenRefused) {
   refused = whenRefused;
-  byId('detail-state').append(status, source);
+  setText(hidden.lastChild, 'hidden from others');
+  byId('detail-state').append(status, source, hidden);
   on('detail-close', 'click', close);
   on('detail-more', 'click', earlier);
   on('kick', 'click', askKick);
   on('kick-dialog', 'close', kick);
   on('detail', 'keydown', ({ key }) => key === 'Escape' && close());
-  setInterval(() => id !== null && steady() >= due && !document.hidden && refresh(), 250);
+  setInterval(() => id !== null && steady() >= Math.min(due, again) && !document.hidden && refresh(), 250);
 }
 
 /** Shows a user, or nobody for null. */
 export function showUser(other) {
   if (id === other) return;
-  [id, user, sessions, next] = [other, null, [], null];
+  [id, user, sessions, next, again] = [other, null, [], null, Infinity];
+  opened.clear();
   asking?.abort();
   byId('detail').hidden = id === null;
   document.body.classList.toggle('has-detail', id !== null);
@@ -54,6 +60,7 @@ const say = (text) => setText(byId('detail-note'), text);
 /** A change of the user shown was told: asks again soon. */
 export function userChanged() {
   due = Math.min(due, steady() + AFTER_CHANGE);
+  again = steady() + SETTLED;
 }
 
 /** Does something for the user shown, and says why when it fails. */
@@ -71,6 +78,7 @@ async function attempt(prefix, work) {
 /** Asks for the user and the newest sessions. */
 function refresh() {
   due = steady() + EVERY;
+  if (steady() >= again) again = Infinity;
   asking?.abort();
   const { signal } = asking = new AbortController();
   return attempt('Not shown', async () => {
@@ -100,7 +108,7 @@ function earlier() {
     if (!still() || next !== cursor) return;
     sessions.push(...page.sessions);
     next = page.next;
-    drawStays();
+    drawTimeline();
   });
 }
 
@@ -111,43 +119,98 @@ const since = (iso, words) => ticker((now) => words(Math.max(0, now - Date.parse
 const moment = (iso, words) =>
   [`${clock(Date.parse(iso), atServer())} `, since(iso, (ms) => `(${words(ms)})`)];
 
+/** What the user set by hand, in words: "Set by hand: busy, until 16:20 (25 min)". */
+function manualWords({ manual, message }) {
+  if (!manual) return [];
+  const what = manual.status ?? (message ? 'the message' : 'nothing');
+  return [`Set by hand: ${visible(what)}`, ...(manual.until
+    ? [', until ', `${clock(Date.parse(manual.until), atServer())} `,
+      ticker((now) => `(${lasting(Math.max(0, Date.parse(manual.until) - now))})`)] : [])];
+}
+
 function draw() {
   setBadge(status, user.status);
   setBadge(source, user.source);
+  hidden.hidden = !user.invisible;
+  byId('detail-message').hidden = !user.message;
+  byId('detail-message').replaceChildren(foreign(user.message ?? ''));
+  byId('detail-manual').replaceChildren(...manualWords(user));
   byId('detail-facts').replaceChildren(...facts([
     ...[['Online since', user.connected_at, lasting], ['Last seen', user.last_seen, ago],
       ['First seen', user.first_seen, ago]]
       .filter(([, at]) => at).map(([label, at, words]) => [label, ...moment(at, words)]),
     ['Ended sessions', count(user.sessions)],
   ]));
-  byId('kick').hidden = !user.online;
-  const none = user.online ? 'None: between two connections, or by heartbeats only.' : 'None.';
-  setText(byId('no-connections'), user.connection_list.length ? '' : none);
-  byId('connections').replaceChildren(...user.connection_list.map((one) => {
-    const host = one.address.includes(':') ? `[${one.address}]` : one.address;
-    const trip = one.round_trip_ms;
-    return element('li', { class: 'card' },
-      element('div', { class: 'row' }, element('strong', {}, visible(`${host}:${one.port}`)),
-        badge(one.status)),
-      element('dl', { class: 'facts' }, ...facts([
-        ['Agent', visible(one.agent) || 'not given'],
-        ['Since', ...moment(one.connected_at, lasting)],
-        ['Last heard', since(one.last_heard, ago)],
-        ['Round trip', trip === null ? 'not measured yet' : `${count(trip)} ms`],
-      ])));
-  }));
-  drawStays();
+  drawTimeline();
+  drawConnections();
   byId('detail-body').hidden = false;
 }
 
-function drawStays() {
-  byId('timeline').replaceChildren(...sessions.map(({ from, to, reason, address }) => element('li',
-    { 'data-reason': reason ?? 'open' }, sessionText({ from, to, reason }, atServer()),
-    element('span', { class: 'muted' },
-      to === null ? since(from, lasting) : lasting(Date.parse(to) - Date.parse(from)),
-      address ? `, from ${visible(address)}` : ''))));
+function drawTimeline() {
+  byId('timeline').replaceChildren(...timeline(sessions, atServer()).map((item) => {
+    const { kind, text, from, to, reason, address } = item;
+    return element('li', { 'data-kind': kind, 'data-reason': reason ?? (to === null ? 'open' : 'closed') },
+      text, element('span', { class: 'muted' },
+        to === null ? ticker((now) => exactly(Math.max(0, now - from))) : exactly(to - from),
+        address ? `, from ${visible(address)}` : ''));
+  }));
   byId('no-sessions').hidden = sessions.length > 0;
   byId('detail-more').hidden = !next;
+}
+
+/** Connections that differ in nothing that is shown at first, together. */
+function groups(list) {
+  const found = new Map();
+  for (const one of list) {
+    const key = JSON.stringify([agentText(one.agent), one.address, one.node, one.status]);
+    if (!found.has(key)) found.set(key, []);
+    found.get(key).push(one);
+  }
+  return [...found];
+}
+
+/** "2 ms", "2 to 9 ms", or a dash before the first was measured. */
+function tripText(list) {
+  const trips = list.map((one) => one.round_trip_ms).filter((trip) => trip !== null);
+  if (!trips.length) return '\u2013';
+  const [least, most] = [Math.min(...trips), Math.max(...trips)];
+  return least === most ? `${count(most)} ms` : `${count(least)} to ${count(most)} ms`;
+}
+
+/** All that is known of one connection. */
+function connectionFacts({ address, port, agent, connected_at: at, last_heard: heard }) {
+  return element('p', { class: 'muted' },
+    visible(`${address.includes(':') ? `[${address}]` : address}:${port}`), ', ', ...moment(at, lasting),
+    ', heard ', since(heard, ago), element('br'), foreign(agent || 'no User-Agent'));
+}
+
+/** A line of the table of connections. */
+function connectionRow([key, list]) {
+  const [one] = list;
+  const more = element('details', {}, element('summary', {}, agentText(one.agent),
+    list.length > 1 ? element('b', {}, ` \u00d7\u00a0${list.length}`) : ''), ...list.map(connectionFacts));
+  more.open = opened.has(key);
+  more.addEventListener('toggle', () => (more.open ? opened.add(key) : opened.delete(key)));
+  const oldest = list.reduce((a, b) => (b.connected_at < a.connected_at ? b : a));
+  const cell = (...children) => element('td', {}, ...children);
+  return element('tr', {}, element('th', { scope: 'row' }, more,
+    element('span', { class: 'muted' }, foreign(one.address), one.node ? `, on ${visible(one.node)}` : '')),
+  cell(badge(one.status)), cell(since(oldest.connected_at, lasting)), cell(tripText(list)));
+}
+
+function drawConnections() {
+  const list = user.connection_list;
+  if (!user.online && document.activeElement === byId('kick')) byId('detail-name').focus();
+  byId('kick').hidden = !user.online;
+  const none = user.online ? 'None: between two connections, or by heartbeats only.' : 'None.';
+  const missing = user.unreachable?.length ? ` Not asked: ${user.unreachable.map(visible).join(', ')}.` : '';
+  setText(byId('no-connections'), `${list.length ? '' : none}${missing}`);
+  byId('connections').hidden = !list.length;
+  const focused = [...byId('connection-rows').querySelectorAll('summary')].indexOf(document.activeElement);
+  byId('connection-rows').replaceChildren(...groups(list).map(connectionRow));
+  if (focused >= 0) {
+    (byId('connection-rows').querySelectorAll('summary')[focused] ?? byId('detail-name')).focus();
+  }
 }
 
 /** Asks whether the user is really to be kicked. */
@@ -169,7 +232,7 @@ function kick() {
     const { closed } = await request(userPath(id, '/connections'), { method: 'DELETE' });
     if (still()) await refresh();
     if (!still()) return;
-    say(`Kicked: ${plural(closed, 'connection')} closed.`);
+    say(`Kicked: ${plural(closed, 'connection')} closed, and the session ended.`);
     byId('detail-name').focus();
   });
 }

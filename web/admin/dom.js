@@ -2,7 +2,7 @@
 // Small helpers around the DOM. Text goes in as text only; nothing here takes markup.
 
 import { atServer } from './api.js';
-import { visible } from './format.js';
+import { pieces, visible } from './format.js';
 
 export const byId = (id) => document.getElementById(id);
 
@@ -44,6 +44,9 @@ const LINES = {
   stored: 'M3 6h10v7H3zM2 3h12v3H2z',
   connected: 'M3 8.6l3.3 3.2L13 4.8',
   broken: 'M3.8 3.8l8.4 8.4m0-8.4l-8.4 8.4',
+  hidden: 'M2 8c3-5 9-5 12 0c-3 5-9 5-12 0zM3 13.5L13 2.5',
+  refresh: 'M13 8a5 5 0 1 1-1.5-3.6M12 1.5v3.2H8.8',
+  leave: 'M9 3H3v10h6M6.5 8H14m-2.6-2.7L14 8l-2.6 2.7',
 };
 
 export function setIcon(drawing, name) {
@@ -62,8 +65,13 @@ function icon(name) {
 
 for (const one of document.querySelectorAll('[data-icon]')) one.replaceWith(icon(one.dataset.icon));
 
-/** Text of others, isolated so that it cannot turn what stands around it. */
-export const foreign = (text) => element('bdi', { class: 'id' }, visible(text));
+/** A place where a line may break: in an id behind @, dots and the like. */
+const breakable = (text) => text.split(/(?<=[@._/:-])/).flatMap((part, i) =>
+  (i ? [element('wbr'), part] : [part]));
+
+/** Text of others, isolated so that it cannot turn what stands around it; what misleads is a chip. */
+export const foreign = (text) => element('bdi', { class: 'id' }, ...pieces(text).flatMap(
+  ({ text: part, code }) => (code ? [element('span', { class: 'chip' }, code)] : breakable(part))));
 
 /** A status or source in words and shape; setBadge makes it show one. */
 export function badge(value = 'offline') {
@@ -72,10 +80,10 @@ export function badge(value = 'offline') {
   return made;
 }
 
-export function setBadge(made, value) {
-  if (made.dataset.value === value) return;
+/** `shape` is another one than that of the value, or false. */
+export function setBadge(made, value, shape = false) {
   made.dataset.value = value;
-  setIcon(made.firstChild, value);
+  setIcon(made.firstChild, shape || value);
   setText(made.lastChild, visible(value));
 }
 

@@ -47,6 +47,13 @@ export function lasting(ms) {
   return h % 24 ? `${days} ${h % 24} h` : days;
 }
 
+/** The same, with the seconds below ten minutes: 7 min 12 s. */
+export function exactly(ms) {
+  const rest = Math.floor(ms / 1000) % 60;
+  const short = ms >= 60000 && ms < 600000 && rest;
+  return short ? `${Math.floor(ms / 60000)} min ${rest} s` : lasting(ms);
+}
+
 /** A short time, exact: 12 ms, 1.4 s; it may be negative. */
 export const brief = (ms) => (Math.abs(ms) < 1000 ? `${ms} ms` : `${(ms / 1000).toFixed(1)} s`);
 
@@ -68,13 +75,53 @@ export const clock = (at, now) => `${dayText(at, now)} ${time.format(at)}`.trim(
 /** The time of day with seconds. */
 export const clockSeconds = (at) => seconds.format(at);
 
-/** A session: "13:20 to 14:02, connection lost", "since 14:05, still online". */
-export function sessionText(session, now) {
-  const from = Date.parse(session.from);
-  if (session.to === null) return `since ${clock(from, now)}, still online`;
-  const to = Date.parse(session.to);
-  const end = day.format(from) === day.format(to) ? time.format(to) : clock(to, now);
-  return `${clock(from, now)} to ${end}, ${reasonText(session.reason)}`;
+/** A stretch of time: "13:20 to 14:02", with seconds when it is below ten minutes. */
+function stretch(from, to, now) {
+  const short = to - from < 600000;
+  const start = `${dayText(from, now)} ${(short ? seconds : time).format(from)}`.trim();
+  const same = day.format(from) === day.format(to);
+  return `${start} to ${`${same ? '' : dayText(to, now)} ${(short ? seconds : time).format(to)}`.trim()}`;
+}
+
+/**
+ * The timeline of a user from the sessions, newest first: when online, and the gaps between, which
+ * have the reason. Items { kind: 'online' | 'offline', text, from, to, reason, address }; `to` is
+ * null for what lasts.
+ */
+export function timeline(sessions, now) {
+  const items = [];
+  let next = null; // begin of the session after this one
+  for (const { from: iso, to: end, reason, address } of sessions) {
+    const from = Date.parse(iso);
+    const to = end === null ? null : Date.parse(end);
+    if (to !== null && (next === null || next > to)) {
+      const when = next === null ? `since ${clock(to, now)}` : stretch(to, next, now);
+      items.push({ kind: 'offline', from: to, to: next, reason,
+        text: `offline ${when}${reason ? `, ${reasonText(reason)}` : ''}` });
+    }
+    items.push({ kind: 'online', from, to, reason: null, address,
+      text: `online ${to === null ? `since ${clock(from, now)}` : stretch(from, to, now)}` });
+    next = from;
+  }
+  return items;
+}
+
+const PROGRAMS = [[/\bEdg(?:A|iOS)?\/(\d+)/, 'Edge'], [/\bOPR\/(\d+)/, 'Opera'],
+  [/\bSamsungBrowser\/(\d+)/, 'Samsung Internet'], [/\b(?:Firefox|FxiOS)\/(\d+)/, 'Firefox'],
+  [/\b(?:Chrome|CriOS)\/(\d+)/, 'Chrome'], [/\bVersion\/(\d+).*Safari\//, 'Safari']];
+const SYSTEMS = [[/iPhone|iPod/, 'iPhone'], [/iPad/, 'iPad'], [/Android/, 'Android'],
+  [/Windows/, 'Windows'], [/CrOS/, 'ChromeOS'], [/Mac OS X|Macintosh/, 'macOS'], [/Linux/, 'Linux']];
+
+/** A User-Agent in words, "Firefox 125 on Linux"; of a program that is none of these its own first. */
+export function agentText(agent) {
+  if (!agent) return 'unnamed program';
+  const system = SYSTEMS.find(([pattern]) => pattern.test(agent))?.[1];
+  for (const [pattern, name] of PROGRAMS) {
+    const version = pattern.exec(agent)?.[1];
+    if (version) return `${name} ${version}${system ? ` on ${system}` : ''}`;
+  }
+  if (system && agent.startsWith('Mozilla/')) return `browser on ${system}`;
+  return visible(agent.replace(/^([\w.-]+)\/([\w.]+).*/, '$1 $2'));
 }
 
 /**
@@ -84,19 +131,39 @@ export function sessionText(session, now) {
 export function lastSeenText(row, now, bound, current) {
   if (!row.seen) return 'never';
   const age = Math.max(0, now - row.seen);
-  return row.online && current && bound && age > bound ? `under ${bound / 1000} s ago` : ago(age);
+  return row.online && current && bound && age > bound ? `under ${bound / 1000} s` : ago(age);
 }
 
 // What cannot be seen or turns the direction of text; and blanks other than the space.
 const MISLEADING =
   /[\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f]|(?! )\p{Zs}/gu;
 
-/** Text of others as it may be shown: what could mislead is spelled out. */
-export function visible(text) {
-  const number = (one) => one.codePointAt(0).toString(16).toUpperCase().padStart(4, '0');
-  return text.replace(MISLEADING, (one) => `<U+${number(one)}>`)
-    .replace(/^ +| +$| {2,}/g, (blanks) => '\u2423'.repeat(blanks.length));
+// A character between two emoji, or behind one, that makes them one picture: it misleads nobody.
+const JOINED = new RegExp('(?<=\\p{Extended_Pictographic}[\\ufe0f\\p{Emoji_Modifier}]?)\\u200d'
+  + '(?=\\p{Extended_Pictographic})|(?<=\\p{Extended_Pictographic})\\ufe0f', 'uy');
+
+/** Text of others in pieces: { text } as it is, { code: 'U+202E' } for what could mislead. */
+export function pieces(text) {
+  const found = [];
+  const add = (part) => {
+    const blanks = part.replace(/^ +| +$| {2,}/g, (all) => '\u2423'.repeat(all.length));
+    if (part) found.push({ text: blanks });
+  };
+  let done = 0;
+  for (const { 0: one, index } of text.matchAll(MISLEADING)) {
+    JOINED.lastIndex = index;
+    if (JOINED.test(text)) continue;
+    add(text.slice(done, index));
+    found.push({ code: `U+${one.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}` });
+    done = index + one.length;
+  }
+  add(text.slice(done));
+  return found;
 }
+
+/** The same as one string, where no chip can be: <U+202E>. */
+export const visible = (text) =>
+  pieces(text).map(({ text: part, code }) => part ?? `<${code}>`).join('');
 
 /** A line of CSV (RFC 4180). What a spreadsheet takes for a formula gets an apostrophe in front. */
 export function csvLine(cells) {
@@ -135,12 +202,15 @@ export function renewalText({ renew_at: renewAt, failing_since: since, last_erro
   return [renewAt ? clock(Date.parse(renewAt), now) : 'as soon as it can be', 'good'];
 }
 
-/** A limit of the server in words: a size, a number, or a time in milliseconds. */
-export function limitText(name, value) {
-  if (/(size|buffer|memory|message|head|body|log)$/.test(name)) return bytes(value);
-  if (/^(workers|tls-threads|events|max-|webhook-[bo])/.test(name)) return value ? count(value) : 'none set';
-  return value % 60000 ? `${count(value / 1000)} s` : lasting(value);
+/** A limit of the server in words; `unit` is ms, bytes or count. */
+export function limitText(value, unit) {
+  if (unit === 'bytes') return bytes(value);
+  if (unit !== 'ms') return count(value);
+  return value % 60000 || !value ? `${count(value / 1000)} s` : lasting(value);
 }
+
+/** A number a second: 12,000/s, 3.4/s, 0.05/s. */
+export const rate = (value) => `${value >= 10 ? count(Math.round(value)) : Number(value.toPrecision(2))}/s`;
 
 /** Samples as points on [0, width], the peak of each stretch; in pieces where some are missing. */
 export function chartPieces(samples, interval, from, to, width) {
@@ -163,5 +233,5 @@ export function chartPieces(samples, interval, from, to, width) {
 /** A round number at or above `value` for the top of an axis: 4, 10, 20, 40, 50, 100 ... */
 export function roundTop(value) {
   const unit = 10 ** Math.max(0, Math.floor(Math.log10(value)));
-  return Math.max(4, [1, 2, 4, 5, 10].find((factor) => unit * factor >= value) * unit);
+  return Math.max(4, [1, 2, 4, 5, 6, 8, 10].find((factor) => unit * factor >= value) * unit);
 }

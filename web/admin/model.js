@@ -21,9 +21,13 @@ function makeRow(user, reason, seq) {
     connections: user.connections, since: Date.parse(user.connected_at) || 0,
     seen: Date.parse(user.last_seen) || 0, reason, seq,
     statusRank: RANK[user.status] ?? 9, sourceRank: RANK[user.source] ?? 9,
+    message: user.message ?? '', hidden: user.invisible === true, // from all but admins
     load: 0, // the load that last saw it
   };
 }
+
+/** A text as searches see it: capitals do not count, by the server's rule, which is A to Z. */
+export const fold = (text) => text.replace(/[A-Z]/g, (one) => one.toLowerCase());
 
 /** The order of rows by one of their members, then by id. */
 function comparator(key, descending) {
@@ -162,9 +166,9 @@ export class Model {
   /** Whether a row belongs in the view. */
   matches(row) {
     const { text, filter } = this.query;
-    const fits = { all: true, online: row.online, available: row.status === 'online' }[filter]
-      ?? (row.status === filter || row.source === filter);
-    return fits && (!text || row.id.toLowerCase().includes(text));
+    const fits = { all: true, online: row.online, available: row.status === 'online',
+      hidden: row.hidden && row.online }[filter] ?? (row.status === filter || row.source === filter);
+    return fits && (!text || fold(row.id).includes(text));
   }
 
   /** Brings the view up to date with all changes. True when it changed. */
@@ -186,7 +190,7 @@ export class Model {
   /** Asks something else of the view, in steps; a later call ends an earlier one. */
   *ask(query) {
     const mine = { ...this.query, ...query };
-    mine.text = mine.text.toLowerCase();
+    mine.text = fold(mine.text);
     this.building = this.query = mine;
     this.compare = comparator(mine.sort, mine.descending);
     this.changed.clear();

@@ -20,8 +20,10 @@ const RING = 10000; // changes that a stream can resume over
 const LIMITS = {
   'request-timeout': 10000, workers: 4, 'online-threshold': 90000, grace: 5000,
   'ping-interval': 25000, 'pong-timeout': 10000, history: 2592000000, 'map-size': 67108864,
-  'max-connections': 0, 'max-connections-per-user': 32, 'max-message': 4096,
+  'max-connections': 0, 'max-connections-per-user': 32, 'max-message': 4096, 'webhook-batch': 100,
 };
+const UNITS = Object.fromEntries(Object.keys(LIMITS).map((name) => [name,
+  /^(workers|max-connections|webhook-batch)/.test(name) ? 'count' : /size|message/.test(name) ? 'bytes' : 'ms']));
 
 const iso = (ms) => (ms ? new Date(ms).toISOString() : null);
 const byBytes = (a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b));
@@ -29,8 +31,8 @@ const byBytes = (a, b) => Buffer.compare(Buffer.from(a), Buffer.from(b));
 class Standin {
   /** See startStandin. */
   constructor({ users = 0, password = null, events = true, history = true, certificates = [],
-    cluster }) {
-    Object.assign(this, { password, events, history, certificates, cluster });
+    cluster, more = {}, keysOnly = false }) {
+    Object.assign(this, { password, events, history, certificates, cluster, more, keysOnly });
     this.users = new Map(); // id -> user
     this.order = []; // ids by their bytes
     this.epoch = crypto.randomBytes(4).toString('hex');
@@ -46,6 +48,8 @@ class Standin {
     this.streamStatus = 0; // answer streams with this status instead
     this.mute = false; // streams stay open and say nothing
     this.hold = 0; // ms that every list page waits
+    this.scan = 20000; // users looked at for a page of /admin/users
+    this.counted = { accepted: 120345, requests: 4210, request_errors: 3, messages: 88000, log_dropped: 0 };
     this.lie = 0; // added to the count of users in the totals
     this.started = Date.now();
     const now = Date.now();
@@ -66,9 +70,10 @@ class Standin {
 
   /** Makes a user known, without a change. */
   set(id, { online = true, status = 'online', source = 'live', connections = 1, since = Date.now(),
-    seen = Date.now(), first = since, sessions = [], list } = {}) {
+    seen = Date.now(), first = since, sessions = [], list, message, invisible, manual } = {}) {
     this.users.set(id, online
-      ? { id, online, status, source, connections, since, seen, first, sessions, list }
+      ? { id, online, status, source, connections, since, seen, first, sessions, list, message,
+        invisible, manual }
       : { id, online, status: 'offline', source: 'stored', connections: 0, since: 0, seen, first,
         sessions, list: [] });
   }
@@ -96,7 +101,8 @@ class Standin {
   /** A user as the API writes it. */
   json(user) {
     return { user_id: user.id, online: user.online, status: user.status, source: user.source,
-      connections: user.connections, connected_at: iso(user.since), last_seen: iso(user.seen) };
+      connections: user.connections, connected_at: iso(user.since), last_seen: iso(user.seen),
+      message: user.message, invisible: user.invisible };
   }
 
   /** Tells a change of a user to every stream. */
@@ -219,12 +225,14 @@ class Standin {
   /** Everything that is no file. */
   route(request, response, url, body) {
     const cookie = /presence_session=(\w+)/.exec(request.headers.cookie ?? '')?.[1];
-    const allowed = !this.password || this.sessions.has(cookie);
+    const allowed = this.keysOnly ? request.headers.authorization === 'Bearer good.admin.token'
+      : !this.password || this.sessions.has(cookie);
     const { method } = request;
     const where = `${method} ${url.pathname}`;
     if (where === 'GET /admin/login') {
       const until = this.password && allowed ? iso(Date.now() + 3600000) : null;
-      return this.send(response, 200, { authenticated: allowed, expires_at: until });
+      return this.send(response, 200, { authenticated: allowed, expires_at: until,
+        password: this.password !== null });
     }
     if (where === 'POST /admin/login') return this.login(response, body);
     if (where === 'POST /admin/logout') {
@@ -244,10 +252,12 @@ class Standin {
         { online_threshold_seconds: 90, count, connections });
     }
     if (where === 'GET /admin/users') {
-      const q = url.searchParams.get('q') ?? '';
+      const fold = (text) => text.replace(/[A-Z]/g, (one) => one.toLowerCase());
+      const q = fold(url.searchParams.get('q') ?? '');
+      const prefix = url.searchParams.get('prefix') ?? '';
       const status = url.searchParams.get('status');
-      return this.list(response, url, (user) => user.id.includes(q) && (!status
-        || (status === 'online' ? user.online : user.status === status)), {});
+      return this.list(response, url, (user) => fold(user.id).includes(q) && user.id.startsWith(prefix)
+        && (!status || (status === 'online' ? user.online : user.status === status)), {});
     }
     const match = /^\/admin\/users\/([^/]+)(\/sessions|\/connections)?$/.exec(url.pathname);
     return match ? this.user(response, method, decodeURIComponent(match[1]), match[2], url)
@@ -280,13 +290,17 @@ class Standin {
     const after = cursor ? Buffer.from(cursor, 'base64url').toString() : null;
     let at = after === null ? 0 : this.order.indexOf(after) + 1;
     const users = [];
-    for (; at < this.order.length && users.length < limit; at++) {
+    const end = Math.min(this.order.length, at + this.scan); // no more are looked at for a page
+    const first = at;
+    for (; at < end && users.length < limit; at++) {
       const user = this.users.get(this.order[at]);
       if (matches(user)) users.push(this.json(user));
     }
-    const rest = this.order.slice(at).some((id) => matches(this.users.get(id)));
-    const next = rest ? Buffer.from(users.at(-1).user_id).toString('base64url') : null;
-    const answer = { generated_at: iso(Date.now()), position: this.position, ...more, users, next };
+    const rest = at === end && end < this.order.length
+      || this.order.slice(at, end).some((id) => matches(this.users.get(id)));
+    const next = rest ? Buffer.from(this.order[at - 1]).toString('base64url') : null;
+    const answer = { generated_at: iso(Date.now()), position: this.position, ...more, users,
+      scanned: at - first, next };
     setTimeout(() => this.send(response, 200, answer), this.hold);
   }
 
@@ -313,7 +327,8 @@ class Standin {
       connected_at: iso(user.since), last_heard: iso(user.seen), status: user.status,
       round_trip_ms: i ? null : 23,
     }));
-    return this.send(response, 200, { ...this.json(user), first_seen: iso(user.first),
+    return this.send(response, 200, { ...this.json(user), manual: user.manual ?? null,
+      first_seen: iso(user.first),
       sessions: user.sessions.length, position: this.position,
       connection_list: list.map((one, i) => ({ connection_id: `5939c9390000000${i}`, ...one })) });
   }
@@ -325,13 +340,14 @@ class Standin {
       version: '0.1.0', position: this.position, started_at: iso(this.started),
       uptime_seconds: Math.floor((Date.now() - this.started) / 1000),
       users: { ...users, online: users.online + this.lie, known: this.users.size },
-      connections: { current: connections, sockets: connections, pending: 1, limit: 19936 },
+      connections: { current: connections, sockets: connections, pending: 1,
+        limit: Math.max(19936, 2 * connections) },
       memory: { resident_bytes: 31457280, anonymous_bytes: 28311552 },
-      store: { writable: true, problem: null, users: this.users.size, sessions: 421,
+      store: { writable: true, readable: true, problem: null, users: this.users.size, sessions: 421,
         map_bytes: 67108864, used_bytes: 9437184, file_bytes: 12582912,
         last_commit: iso(Date.now() - 700) },
-      limits: LIMITS, certificates: this.certificates, cluster: this.cluster,
-      counters: { accepted: 120345, requests: 4210, request_errors: 3, joins: this.seq, kicks: 0 },
+      limits: LIMITS, limit_units: UNITS, certificates: this.certificates,
+      cluster: this.cluster, counters: { ...this.counted, joins: this.seq, kicks: 0 }, ...this.more,
     };
   }
 
@@ -340,8 +356,8 @@ class Standin {
     const now = Math.floor(Date.now() / 60000) * 60000;
     const samples = [];
     const { online } = this.totals;
-    const minutes = this.history === 'empty' ? 0 : hours * 60;
-    for (let i = minutes; i >= 0 && minutes; i--) {
+    const minutes = { empty: 0, one: 1, young: 40 }[this.history] ?? hours * 60;
+    for (let i = minutes - 1; i >= 0; i--) {
       const day = Math.sin(((i / 60 + 4) / 24) * 2 * Math.PI);
       if (i > 300 && i < 360) continue;
       const users = Math.round(online * (0.62 + 0.34 * day + 0.04 * Math.sin(i / 17)));
@@ -382,7 +398,8 @@ class Standin {
 
 /**
  * Starts a stand-in. Options: users (how many, or an object of id -> facts), password, events and
- * history (false: 404; history 'empty'), certificates, cluster (that member of the totals), port.
+ * history (false: 404; history 'empty', 'one' or 'young'), certificates, cluster (that member of the
+ * totals), more (other members of them), keysOnly (tokens open it, there is no password), port.
  */
 async function startStandin(options = {}) {
   const standin = new Standin(options);
