@@ -17990,6 +17990,7 @@ struct record {
     int64_t since;  /* SAYS, CACHED: wall; WANT: wall, leavers from here on are wanted; HELLO: wall,
                     * when the writer last knew all */
     int64_t untold; /* HELLO: wall, since when its store may have what no other has; 0: never */
+    int64_t began;  /* HELLO: wall, when its process did */
     int64_t last_seen;      /* SAYS, SEEN, CACHED, MANUAL: wall */
     int64_t until, hidden;  /* MANUAL: wall; until 0 is for good */
     bool there;             /* MANUAL: false is nothing any more */
@@ -18131,6 +18132,7 @@ static void record_write(struct buffer *out, int64_t time, const struct record *
         put_byte(out, (unsigned)r->whole | (unsigned)r->hooks << 1);
         put_time(out, time, r->since);
         put_time(out, time, r->untold);
+        put_time(out, time, r->began);
         break;
     case RECORD_SAYS:
         put_bytes(out, r->id);
@@ -18218,6 +18220,7 @@ static void record_read(struct taker *in, int64_t time, struct record *r)
         r->hooks = byte >> 1 & 1;
         r->since = take_time(in, time);
         r->untold = take_time(in, time);
+        r->began = take_time(in, time);
         break;
     case RECORD_SAYS:
         r->id = take_id(in);
@@ -19174,6 +19177,7 @@ struct node {
      * must be in the store. NULL: there is no store. */
     void (*read_leavers)(void *context, const struct leavers_wish *, bool first);
     int64_t margin; /* ms: whose end may be known so much later than they were last seen */
+    int64_t began;  /* wall: the process */
 
     enum node_state state;
     struct presence own;    /* OWN */
@@ -19261,7 +19265,7 @@ struct node {
     struct buffer sessions; /* as are sessions that ended meanwhile */
     int64_t differ_at;      /* mono: the last epoch ended for a difference */
     bool leaving;           /* it stops, and hears nothing any more */
-    unsigned twins;         /* hellos of a second process as this node */
+    unsigned twins;         /* hellos of a second process as this node, an older one */
     struct cluster_counts count;
     uint64_t alone_ms;
     int64_t alone_since;    /* mono; 0: not alone */
@@ -19528,7 +19532,8 @@ static void node_hello(struct node *node, struct instant now, int64_t mono)
                            .whole = node_is_whole(node),
                            .hooks = node->hooks,
                            .since = node->knew,
-                           .untold = node->untold};
+                           .untold = node->untold,
+                           .began = node->began};
     node_say(node, now, &hello);
     node->said_hello = true;
     node->beat_at = mono;
@@ -20953,9 +20958,9 @@ static void node_note(struct node *node, struct instant now, size_t holder, cons
         if (!ours && record->whole) node->whole_beats = true;
         break;
     case RECORD_HELLO:
-        /* What comes before our own hello may be our own, of before. */
+        /* What comes before our own hello may be our own, of before; who is younger gives way. */
         if (!ours && e->node == node->id && node->replica.incarnations[INCARNATION_SELF]->n)
-            node->twins++;
+            node->twins += record->began <= node->began;
         break;
     case RECORD_WANT: node_wanted(node, e, record); break;
     default: break;
@@ -24532,6 +24537,7 @@ static void server_begin_node(struct server *server)
                       .since = server->store->was_known,
                       .knew = server->store->was_heard,
                       .untold = server->store->was_untold,
+                      .began = wall_of(server->started),
                       .margin = o->threshold + SEEN_FLUSH_MS + o->ping_interval + o->pong_timeout};
     snprintf(node->name, sizeof node->name, "%s", name);
     node_init(node, table_time(server, server->started), &server->presence, server->store->node);

@@ -202,8 +202,8 @@ for (const [what, args, starter] of [
   );
 }
 
-/** A user without what moves without a change. */
-const bare = ({ last_seen, first_seen, sessions, position: at, connection_list, ...user }) => user;
+/** A user without what moves without a change, and what changes do not tell. */
+const bare = ({ last_seen, first_seen, sessions, position: at, connection_list, manual, ...user }) => user;
 
 /** Holds an answer against all changes of each user: up to the position they are in it, those behind
  *  it may be. `exact`: none behind it is. */
