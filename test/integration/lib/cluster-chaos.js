@@ -12,9 +12,10 @@ const PAUSE = 12000; // the longest stop: enough for an eviction, less than the 
 const HEALED = 90000 * slow; // the engine may be hurt as well, again and again
 
 class Chaos {
-  /** `pause`: for how long a node is stopped or cut off at most, in ms. */
-  constructor(t, all, load, dice, { pause = PAUSE } = {}) {
-    Object.assign(this, { t, all, load, dice, pause, done: {}, healing: [] });
+  /** `pause`: for how long a node is stopped or cut off at most, in ms; `only`: the names of what may be
+   *  done. */
+  constructor(t, all, load, dice, { pause = PAUSE, only } = {}) {
+    Object.assign(this, { t, all, load, dice, pause, only, done: {}, healing: [] });
   }
 
   /** The names of what may be done, those that are done more often more than once. */
@@ -131,7 +132,7 @@ class Chaos {
   forgetScripts() { return this.tellEngine('SCRIPT', 'FLUSH'); }
 
   async step() {
-    const name = this.one(this.faults);
+    const name = this.one(this.only ?? this.faults);
     const began = Date.now();
     if (await this[name]()) {
       this.done[name] = (this.done[name] ?? 0) + 1;
