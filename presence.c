@@ -19525,6 +19525,7 @@ static bool node_is_whole(const struct node *node)
     return node->state == NODE_SETTLED || (node->state == NODE_READING && node->had_view);
 }
 
+/* [hub] Begins to write: who we are, and what we know. */
 static void node_hello(struct node *node, struct instant now, int64_t mono)
 {
     struct record hello = {.kind = RECORD_HELLO,
