@@ -46,7 +46,7 @@ async function openPage(chrome, url, { allow = [], blank = false, ...options } =
     const { protocol, host } = new URL(request.url());
     if (protocol.startsWith('http') && host !== new URL(url).host) note(`request to ${host}`);
   });
-  page.setDefaultTimeout(15000);
+  page.setDefaultTimeout(30000);
   if (!blank) await page.goto(url);
   return page;
 }
