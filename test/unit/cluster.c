@@ -149,16 +149,16 @@ struct rig_event {
     uint64_t position;
     uint8_t user, kind, state, status, reason;
     uint16_t connections;
-    int64_t since, seen, at; /* of the stay; when it was told */
+    int64_t since, seen, at; /* of the session; when it was told */
 };
 
 /* A node's store, as its batches make it. */
-enum { RIG_STAYS = 256 };
+enum { RIG_SESSIONS = 256 };
 struct rig_stored {
     bool known;
     struct user_record user;
-    struct session_record stays[RIG_STAYS];
-    int stay_count;
+    struct session_record sessions[RIG_SESSIONS];
+    int session_count;
 };
 
 enum { RIG_READS = 16 };
@@ -347,20 +347,20 @@ static bool id_before(struct stream_id a, struct stream_id b)
 
 static void rig_drop_pieces(struct rig *rig, uint64_t request)
 {
-    STAILQ_HEAD(, rig_piece) stay;
-    STAILQ_INIT(&stay);
+    STAILQ_HEAD(, rig_piece) left;
+    STAILQ_INIT(&left);
     for (struct rig_piece *piece; (piece = STAILQ_FIRST(&rig->pieces));) {
         STAILQ_REMOVE_HEAD(&rig->pieces, entry);
         if (piece->request != request) {
-            STAILQ_INSERT_TAIL(&stay, piece, entry);
+            STAILQ_INSERT_TAIL(&left, piece, entry);
             continue;
         }
         buffer_free(&piece->text);
         free(piece);
     }
-    while (STAILQ_FIRST(&stay)) {
-        struct rig_piece *piece = STAILQ_FIRST(&stay);
-        STAILQ_REMOVE_HEAD(&stay, entry);
+    while (STAILQ_FIRST(&left)) {
+        struct rig_piece *piece = STAILQ_FIRST(&left);
+        STAILQ_REMOVE_HEAD(&left, entry);
         STAILQ_INSERT_TAIL(&rig->pieces, piece, entry);
     }
 }
@@ -522,7 +522,7 @@ static void rig_store(struct rig_node *n, const struct store_batch *batch)
         int user = 0;
         while (op.id_len && !spans_equal(rig_id(user), id)) user++;
         struct rig_stored *s = &n->stored[user];
-        struct session_record stay = op.as.session;
+        struct session_record session = op.as.session;
         if (op.kind == STORE_USER) {
             enum reason before = (enum reason)s->user.reason;
             s->known = true;
@@ -538,13 +538,14 @@ static void rig_store(struct rig_node *n, const struct store_batch *batch)
         }
         if (op.kind != STORE_SESSION) continue;
         int i = 0;
-        while (i < s->stay_count && s->stays[i].from < stay.from) i++;
-        bool same = i < s->stay_count && s->stays[i].from == stay.from;
-        if (same && !session_known_better(&stay, &s->stays[i])) continue;
-        assert_true(same || s->stay_count < RIG_STAYS);
+        while (i < s->session_count && s->sessions[i].from < session.from) i++;
+        bool same = i < s->session_count && s->sessions[i].from == session.from;
+        if (same && !session_known_better(&session, &s->sessions[i])) continue;
+        assert_true(same || s->session_count < RIG_SESSIONS);
         if (!same)
-            memmove(&s->stays[i + 1], &s->stays[i], (size_t)(s->stay_count++ - i) * sizeof stay);
-        s->stays[i] = stay;
+            memmove(&s->sessions[i + 1], &s->sessions[i],
+                    (size_t)(s->session_count++ - i) * sizeof session);
+        s->sessions[i] = session;
     }
     n->untold = batch->untold > 0 ? batch->untold : 0;
     if (batch->known) n->known = batch->known;
@@ -593,12 +594,12 @@ static void rig_read(struct rig_node *n)
         at_end = next == RIG_USERS;
         if (at_end) break;
         const struct rig_stored *s = &n->stored[next];
-        int first = s->stay_count;
-        while (first && s->stays[first - 1].to >= wish.place.since) first--;
+        int first = s->session_count;
+        while (first && s->sessions[first - 1].to >= wish.place.since) first--;
         bool left = !s->user.open && s->user.last_seen >= wish.place.since;
-        if (s->known && (left || first < s->stay_count))
-            piece_leaver(&users, rig_id(next), &s->user, &s->stays[first],
-                         (size_t)(s->stay_count - first));
+        if (s->known && (left || first < s->session_count))
+            piece_leaver(&users, rig_id(next), &s->user, &s->sessions[first],
+                         (size_t)(s->session_count - first));
         wish.place.id_len = (uint8_t)rig_id(next).len;
         memcpy(wish.place.id, rig_id(next).at, wish.place.id_len);
     }
@@ -1412,7 +1413,7 @@ static void leaving_evicts_at_once(void **unused)
     calm_end();
 }
 
-/* An emptied engine is no event: nobody leaves or joins, stays go on. Users of a node that is
+/* An emptied engine is no event: nobody leaves or joins, sessions go on. Users of a node that is
  * absent are stated in its name, and end by the threshold. */
 static void nobody_leaves_for_a_new_epoch(void **unused)
 {
@@ -1715,22 +1716,23 @@ static void calm_stored(int a, int b, int user)
 {
     const struct rig_stored *x = &calm.nodes[a].stored[user], *y = &calm.nodes[b].stored[user];
     bool same = x->known == y->known && x->user.open == y->user.open &&
-                x->stay_count == y->stay_count &&
+                x->session_count == y->session_count &&
                 (x->user.open ||
                  calm_seen(x->user.last_seen, y->user.last_seen, (enum reason)x->user.reason));
-    for (int i = 0; same && i < x->stay_count; i++)
-        same = x->stays[i].from == y->stays[i].from && x->stays[i].reason == y->stays[i].reason &&
-               calm_seen(x->stays[i].to, y->stays[i].to, (enum reason)x->stays[i].reason);
+    for (int i = 0; same && i < x->session_count; i++)
+        same = x->sessions[i].from == y->sessions[i].from &&
+               x->sessions[i].reason == y->sessions[i].reason &&
+               calm_seen(x->sessions[i].to, y->sessions[i].to, (enum reason)x->sessions[i].reason);
     if (same) return;
     const struct rig_stored *both[] = {x, y};
     for (int k = 0; k < 2; k++) {
         print_message("node %d: open %d seen %d %s\n", k ? b : a, both[k]->user.open,
                       (int)(both[k]->user.last_seen - 1764000000000),
                       REASON_NAMES[both[k]->user.reason]);
-        for (int i = 0; i < both[k]->stay_count; i++)
-            print_message("    %d to %d %s\n", (int)(both[k]->stays[i].from - 1764000000000),
-                          (int)(both[k]->stays[i].to - 1764000000000),
-                          REASON_NAMES[both[k]->stays[i].reason]);
+        for (int i = 0; i < both[k]->session_count; i++)
+            print_message("    %d to %d %s\n", (int)(both[k]->sessions[i].from - 1764000000000),
+                          (int)(both[k]->sessions[i].to - 1764000000000),
+                          REASON_NAMES[both[k]->sessions[i].reason]);
     }
     fail_msg("two nodes have stored something else of user %d", user);
 }
@@ -1744,8 +1746,8 @@ static void calm_write(void)
 static bool calm_has_session(int node, int user, enum reason reason)
 {
     const struct rig_stored *s = &calm.nodes[node].stored[user];
-    for (int i = 0; i < s->stay_count; i++)
-        if (s->stays[i].reason == reason) return true;
+    for (int i = 0; i < s->session_count; i++)
+        if (s->sessions[i].reason == reason) return true;
     return false;
 }
 
@@ -1779,9 +1781,9 @@ static void who_left_meanwhile_is_told(void **unused)
     for (int user = 0; user < 5; user++) calm_stored(0, 2, user);
     assert_true(calm_has_session(2, 0, REASON_CLOSED) && calm_has_session(2, 1, REASON_TIMEOUT));
     assert_true(calm_has_session(2, 3, REASON_EXPIRED));
-    assert_int_equal(calm.nodes[2].stored[2].stay_count, 0); /* they are online */
+    assert_int_equal(calm.nodes[2].stored[2].session_count, 0); /* they are online */
     assert_true(calm.nodes[2].known > calm.now - 6000);
-    assert_int_equal(calm.nodes[2].shown.directory.users, 2); /* nobody else stays there */
+    assert_int_equal(calm.nodes[2].shown.directory.users, 2); /* nobody else is left there */
     calm_end();
 }
 
@@ -1804,7 +1806,7 @@ static void who_left_while_alone_ends_as_there(void **unused)
     calm_write();
     for (int user = 0; user < 2; user++) calm_stored(0, 2, user);
     assert_int_equal(calm.nodes[2].stored[0].user.reason, REASON_CLOSED);
-    assert_int_equal(calm.nodes[2].stored[0].stay_count, 1);
+    assert_int_equal(calm.nodes[2].stored[0].session_count, 1);
     calm_shows(1, USER_LIVE, 1);
     calm_end();
 }
@@ -1930,7 +1932,7 @@ static void gap_is_asked_of_others(void **unused)
     assert_false(calm.nodes[2].node.gap);
     assert_true(calm.nodes[2].node.since > calm.now - 6000);
     calm_write();
-    assert_int_equal(calm.nodes[2].stored[1].stay_count, 3);
+    assert_int_equal(calm.nodes[2].stored[1].session_count, 3);
     for (int user = 0; user < 2; user++) calm_stored(0, 2, user);
     calm_end();
 }
@@ -1961,7 +1963,7 @@ static void what_one_knew_is_asked_for(void **unused)
         calm_write();
         for (int user = 0; user < 2; user++)
             for (int i = 0; i < 2; i++) {
-                assert_int_equal(calm.nodes[i].stored[user].stay_count, 1);
+                assert_int_equal(calm.nodes[i].stored[user].session_count, 1);
                 calm_stored(i, 2, user);
             }
         calm_end();

@@ -168,14 +168,15 @@ static void store_sessions_newest_first(void **state)
 }
 
 /* Sessions of a few users as they should be, by their begins. */
-enum { STAY_USERS = 4, STAY_TIMES = 600 };
-struct stays {
-    struct session_record at[STAY_USERS][STAY_TIMES]; /* to 0: none */
-    uint32_t count[STAY_USERS];
+enum { SESSION_USERS = 4, SESSION_TIMES = 600 };
+struct known_sessions {
+    struct session_record at[SESSION_USERS][SESSION_TIMES]; /* to 0: none */
+    uint32_t count[SESSION_USERS];
 };
 
 /* What the naive rule makes of one more. */
-static void stays_add(struct stays *want, int user, struct session_record s, bool shared)
+static void sessions_add(struct known_sessions *want, int user, struct session_record s,
+                         bool shared)
 {
     bool there = want->at[user][s.from].to;
     for (; !shared && want->at[user][s.from].to; s.from++)
@@ -186,14 +187,14 @@ static void stays_add(struct stays *want, int user, struct session_record s, boo
 }
 
 /* Compares all sessions of each user, and how many they had. */
-static void stays_expect(struct store *st, const struct stays *want)
+static void sessions_expect(struct store *st, const struct known_sessions *want)
 {
-    static struct session_record got[STAY_TIMES];
-    for (int user = 0; user < STAY_USERS; user++) {
+    static struct session_record got[SESSION_TIMES];
+    for (int user = 0; user < SESSION_USERS; user++) {
         char id[2] = {(char)('a' + user)};
         struct user_record r;
-        int n = store_sessions(st, span_of(id), INT64_MAX, got, STAY_TIMES), seen = 0;
-        for (int from = STAY_TIMES - 1; from >= 0; from--) {
+        int n = store_sessions(st, span_of(id), INT64_MAX, got, SESSION_TIMES), seen = 0;
+        for (int from = SESSION_TIMES - 1; from >= 0; from--) {
             struct session_record s = want->at[user][from];
             if (!s.to) continue;
             assert_true(seen < n);
@@ -213,7 +214,7 @@ static void stays_expect(struct store *st, const struct stays *want)
 static void shared_sessions_are_counted_once(void **state)
 {
     (void)state;
-    static struct stays want;
+    static struct known_sessions want;
     struct test_place p = place_make();
     struct store *st = open_good(p.dir);
     struct store_batch b = {0};
@@ -223,24 +224,24 @@ static void shared_sessions_are_counted_once(void **state)
     memset(&want, 0, sizeof want);
     store_batch_session(&b, span_of("a"), &s, true);
     write_now(st, &b);
-    stays_add(&want, 0, s, true);
-    stays_expect(st, &want);
+    sessions_add(&want, 0, s, true);
+    sessions_expect(st, &want);
     assert_int_equal(store_get_user(st, span_of("a"), &r), 1);
     assert_true(!r.open && r.first_seen == 5 && r.last_seen == 9 && r.reason == REASON_NODE_LOST);
     for (int round = 0; round < 60; round++) {
         for (size_t i = below64(&seed, 12); i; i--) {
-            int user = (int)below64(&seed, STAY_USERS);
+            int user = (int)below64(&seed, SESSION_USERS);
             bool shared = below64(&seed, 3);
             s = (struct session_record){.from = (int64_t)below64(&seed, 200),
                                         .reason = (uint8_t)below64(&seed, REASON_COUNT)};
             s.to = s.from + 1 + (int64_t)below64(&seed, 3);
             s.address[15] = (uint8_t)round;
             again += shared && want.at[user][s.from].to;
-            stays_add(&want, user, s, shared);
+            sessions_add(&want, user, s, shared);
             store_batch_session(&b, (struct span){&"abcd"[user], 1}, &s, shared);
         }
         write_now(st, &b);
-        stays_expect(st, &want);
+        sessions_expect(st, &want);
         if (round % 20) continue;
         store_close(st);
         st = open_good(p.dir);
@@ -1058,23 +1059,23 @@ static void seen_follows_the_users(void **state)
     place_remove(&p);
 }
 
-enum { LEAVERS = 300, LEFT_STAYS = 64 };
+enum { LEAVERS = 300, LEFT_SESSIONS = 64 };
 
 /* A user who left, as a walk showed them or the store has them; by their bytes. */
 struct left {
-    uint8_t user[STORE_USER_BYTES], stays[LEFT_STAYS][8 + STORE_SESSION_BYTES];
+    uint8_t user[STORE_USER_BYTES], sessions[LEFT_SESSIONS][8 + STORE_SESSION_BYTES];
     size_t count;
 };
 
-static struct left left_of(const struct user_record *user, const struct session_record *stays,
+static struct left left_of(const struct user_record *user, const struct session_record *sessions,
                            size_t count)
 {
     struct left left = {.count = count};
-    assert_true(count <= LEFT_STAYS);
+    assert_true(count <= LEFT_SESSIONS);
     store_encode_user(user, left.user);
     for (size_t i = 0; i < count; i++) {
-        put_be64(left.stays[i], (uint64_t)stays[i].from);
-        store_encode_session(&stays[i], left.stays[i] + 8);
+        put_be64(left.sessions[i], (uint64_t)sessions[i].from);
+        store_encode_session(&sessions[i], left.sessions[i] + 8);
     }
     return left;
 }
@@ -1083,12 +1084,12 @@ static struct left left_of(const struct user_record *user, const struct session_
 static bool left_read(struct store *st, struct span id, int64_t since, struct left *left)
 {
     struct user_record user;
-    struct session_record stays[LEFT_STAYS];
+    struct session_record sessions[LEFT_SESSIONS];
     if (store_get_user(st, id, &user) != 1 || user.last_seen < since) return false;
-    int n = store_sessions(st, id, INT64_MAX, stays, LEFT_STAYS), count = 0;
-    assert_true(n >= 0 && n < LEFT_STAYS);
-    while (count < n && stays[count].to >= since) count++;
-    *left = left_of(&user, stays, (size_t)count);
+    int n = store_sessions(st, id, INT64_MAX, sessions, LEFT_SESSIONS), count = 0;
+    assert_true(n >= 0 && n < LEFT_SESSIONS);
+    while (count < n && sessions[count].to >= since) count++;
+    *left = left_of(&user, sessions, (size_t)count);
     return count || !user.open;
 }
 
@@ -1103,11 +1104,11 @@ struct leavers_walk {
 };
 
 static bool leavers_see(void *context, struct span id, const struct user_record *user,
-                        const struct session_record *stays, size_t count)
+                        const struct session_record *sessions, size_t count)
 {
     struct leavers_walk *w = context;
     char text[USER_ID_MAX + 1];
-    struct left now = left_of(user, stays, count), read;
+    struct left now = left_of(user, sessions, count), read;
     snprintf(text, sizeof text, "%.*s", (int)id.len, id.at);
     int n = atoi(text + 1);
     assert_in_range(n, 0, LEAVERS - 1);
@@ -1115,20 +1116,20 @@ static bool leavers_see(void *context, struct span id, const struct user_record 
     assert_memory_equal(&now, &read, sizeof now);
     w->seen[n] = now;
     w->times[n]++;
-    if (w->to) store_batch_leaver(w->to, id, user, stays, count);
+    if (w->to) store_batch_leaver(w->to, id, user, sessions, count);
     return --w->left > 0;
 }
 
-/* Changes a user at a moment: comes, goes with or without a stay, or goes at once. */
+/* Changes a user at a moment: comes, goes with or without a session, or goes at once. */
 static void leavers_change(struct store_batch *b, uint64_t *seed, int64_t now)
 {
     struct seen_place name = seen_of((int)below64(seed, LEAVERS), 0);
     struct span id = {name.id, name.id_len};
-    struct session_record stay = {.from = now - 5, .to = now, .reason = REASON_DROPPED};
+    struct session_record session = {.from = now - 5, .to = now, .reason = REASON_DROPPED};
     bool open = below64(seed, 3) == 0;
     store_batch_user(b, id, open, open ? STATUS_BUSY : STATUS_OFFLINE, now - 5, now,
                      REASON_DROPPED);
-    if (!open && below64(seed, 4)) store_batch_session(b, id, &stay, true);
+    if (!open && below64(seed, 4)) store_batch_session(b, id, &session, true);
 }
 
 /* The walk over who left shows each once, exactly as the store has them, wherever it is stopped and
@@ -1190,7 +1191,7 @@ static void leavers_are_all_visited(void **state)
             assert_true(store_decode_user((MDB_val){STORE_USER_BYTES, want[n].user}, &user));
             assert_true(store_decode_user((MDB_val){STORE_USER_BYTES, is.user}, &told));
             assert_int_equal(is.count, want[n].count);
-            assert_memory_equal(is.stays, want[n].stays, sizeof is.stays);
+            assert_memory_equal(is.sessions, want[n].sessions, sizeof is.sessions);
             assert_int_equal(told.sessions, user.sessions);
             if (!user.open) assert_memory_equal(is.user, want[n].user, sizeof is.user);
         }
@@ -1207,9 +1208,9 @@ static void leavers_are_all_visited(void **state)
     place_remove(&p);
 }
 
-/* What the naive rule makes of a user of whom another node tells, with a stay, which may be new
+/* What the naive rule makes of a user of whom another node tells, with a session, which may be new
  * here, or with none. */
-static void leaver_merge(struct user_record *is, bool *known, struct user_record told, int stays,
+static void leaver_merge(struct user_record *is, bool *known, struct user_record told, int sessions,
                          int fresh)
 {
     struct user_record was = *is;
@@ -1217,7 +1218,7 @@ static void leaver_merge(struct user_record *is, bool *known, struct user_record
         told.last_seen > was.last_seen ||
         (told.last_seen == was.last_seen &&
          (was.open || (was.reason == REASON_NODE_LOST && told.reason != REASON_NODE_LOST)));
-    uint32_t before = told.sessions - (stays && told.sessions);
+    uint32_t before = told.sessions - (sessions && told.sessions);
     if (!*known || (later && !told.open)) {
         *is = told;
         is->open = false;
@@ -1235,7 +1236,7 @@ static void leaver_merge(struct user_record *is, bool *known, struct user_record
     *known = true;
 }
 
-/* Users whom other nodes tell of, among those of this node, and their stays; in the end the indexes
+/* Users whom other nodes tell of, among those of this node, and their sessions; in the end the indexes
  * are as they should be. */
 static void leavers_merge_into_users(void **state)
 {
@@ -1243,7 +1244,7 @@ static void leavers_merge_into_users(void **state)
     enum { COUNT = 12 };
     struct user_record is[COUNT] = {{0}};
     bool known[COUNT] = {0};
-    static struct stays want;
+    static struct known_sessions want;
     struct test_place p = place_make();
     struct store *st = open_good(p.dir);
     struct store_batch b = {0};
@@ -1262,15 +1263,15 @@ static void leavers_merge_into_users(void **state)
                                        .open = below64(&seed, 2),
                                        .reason = (uint8_t)below64(&seed, REASON_COUNT),
                                        .sessions = (uint32_t)below64(&seed, 9)};
-            struct session_record stay = {.from = (int64_t)below64(&seed, 90), .to = seen};
-            bool stays = n < STAY_USERS && below64(&seed, 2);
+            struct session_record session = {.from = (int64_t)below64(&seed, 90), .to = seen};
+            bool sessions = n < SESSION_USERS && below64(&seed, 2);
             if (below64(&seed, 3)) {
-                struct session_record *old = stays ? &want.at[n][stay.from] : NULL;
-                bool fresh = stays && !old->to;
-                store_batch_leaver(&b, span_of(text), &told, &stay, stays);
-                leaver_merge(&is[n], &known[n], told, stays, fresh);
-                if (fresh && stay.from < is[n].first_seen) is[n].first_seen = stay.from;
-                if (stays && (fresh || session_known_better(&stay, old))) *old = stay;
+                struct session_record *old = sessions ? &want.at[n][session.from] : NULL;
+                bool fresh = sessions && !old->to;
+                store_batch_leaver(&b, span_of(text), &told, &session, sessions);
+                leaver_merge(&is[n], &known[n], told, sessions, fresh);
+                if (fresh && session.from < is[n].first_seen) is[n].first_seen = session.from;
+                if (sessions && (fresh || session_known_better(&session, old))) *old = session;
                 continue;
             }
             bool open = below64(&seed, 2);
@@ -1292,9 +1293,9 @@ static void leavers_merge_into_users(void **state)
             if (!known[n]) continue;
             struct left got = left_of(&r, NULL, 0), model = left_of(&is[n], NULL, 0);
             assert_memory_equal(&got, &model, sizeof got);
-            if (n < STAY_USERS) want.count[n] = is[n].sessions;
+            if (n < SESSION_USERS) want.count[n] = is[n].sessions;
         }
-        stays_expect(st, &want);
+        sessions_expect(st, &want);
     }
     store_close(st);
     FILE *null = fopen("/dev/null", "w");
@@ -1329,8 +1330,8 @@ static void leavers_come_in_any_order(void **state)
             for (int left = TOLD; left;) {
                 int i = (int)below64(&seed, TOLD);
                 char text[2] = {(char)('a' + i % USERS)};
-                struct session_record stay = {.from = 50 + i, .to = 100 + i};
-                store_batch_leaver(&b, span_of(text), &told[i], &stay, 1);
+                struct session_record session = {.from = 50 + i, .to = 100 + i};
+                store_batch_leaver(&b, span_of(text), &told[i], &session, 1);
                 left -= !done[i];
                 done[i] = true;
                 if (below64(&seed, 5) == 0 || !left) write_now(st, &b);
@@ -1367,9 +1368,9 @@ static int put_raw(struct store *st, MDB_txn *txn, void *context)
 }
 
 static bool count_leaver(void *context, struct span id, const struct user_record *user,
-                         const struct session_record *stays, size_t n)
+                         const struct session_record *sessions, size_t n)
 {
-    (void)id, (void)user, (void)stays, (void)n;
+    (void)id, (void)user, (void)sessions, (void)n;
     ++*(int *)context;
     return true;
 }
