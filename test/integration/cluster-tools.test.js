@@ -23,7 +23,7 @@ function story(seed) {
   const names = ['a', 'b', 'c'];
   const ids = Array.from({ length: 12 }, (_, i) => `u${i}`);
   const online = new Map();
-  const stays = [];
+  const sessions = [];
   const logs = Object.fromEntries(names.map((name) => [name, { parts: [] }]));
   const posts = [];
   let now = 0;
@@ -46,7 +46,7 @@ function story(seed) {
       } else if (id !== 'u0' && dice(3) === 0) {
         [change, reason] = ['leave', 'closed'];
         online.delete(id);
-        stays.push({ session: id, from: time(since.get(id)), to: time(now), reason });
+        sessions.push({ session: id, from: time(since.get(id)), to: time(now), reason });
         left.set(id, (left.get(id) ?? 0) + 1);
       } else if (dice(2)) {
         change = 'status';
@@ -71,7 +71,7 @@ function story(seed) {
   for (const name of names) logs[name].parts.push({ epoch: `0000000${name}`, from: 0, to: 1, began: MOMENT + now,
     changes: [{ sequence: 1, data: { position: `0000000${name}-1`, change: 'leave', user: { user_id: 'u1', last_seen: time(0) }, reason: 'timeout' } }] }); // it was alone
   const lines = ids.map((id) => ({ user: id, first_seen: time(0), last_seen: time(now), online_since: online.has(id) ? time(since.get(id)) : null, status: 'online' }));
-  const dump = () => [...structuredClone([...lines, ...stays]), { end: 'presence' }];
+  const dump = () => [...structuredClone([...lines, ...sessions]), { end: 'presence' }];
   const dumps = Object.fromEntries(names.map((name) => [name, dump()]));
   return { logs, dumps, posts, held: online.has('u0') ? new Map([['u0', new Set(['a'])]]) : new Map(), online: new Set(online.keys()) };
 }
@@ -96,9 +96,9 @@ const PLANTS = {
   },
   'who held a socket has a leave on her own node, which was alone': (s) => { s.logs.a.parts.at(-1).changes[0].data.user.user_id = 'u0'; },
   'a user is only in one store': (s) => { s.dumps.b.splice(3, 1); },
-  'a stay has another reason': (s) => { s.dumps.c.find((line) => line.session).reason = 'kicked'; },
-  'a stay is only in two stores': (s) => { s.dumps.a.splice(s.dumps.a.findIndex((line) => line.session), 1); },
-  'a stay more': (s) => { s.dumps.a.unshift({ session: 'u3', from: time(-9), to: time(-8), reason: 'closed' }); },
+  'a session has another reason': (s) => { s.dumps.c.find((line) => line.session).reason = 'kicked'; },
+  'a session is only in two stores': (s) => { s.dumps.a.splice(s.dumps.a.findIndex((line) => line.session), 1); },
+  'a session more': (s) => { s.dumps.a.unshift({ session: 'u3', from: time(-9), to: time(-8), reason: 'closed' }); },
   'last_seen is far apart': (s) => { const one = s.dumps.a.find((line) => line.online_since); one.last_seen = time(-9e6); },
   'a ghost': (s) => { for (const dump of Object.values(s.dumps)) dump.unshift({ user: 'ghost', online_since: time(0), last_seen: time(0) }); },
   'online nowhere': (s) => { s.online.add('nobody'); },
@@ -136,15 +136,15 @@ test('the checker: who was lost with a node leaves once', () => {
   const leave = (sequence) => ({ sequence, data: { position: `00000001-${sequence}`, change: 'leave', reason: 'node_lost', user: { user_id: 'u', last_seen: time(0) } } });
   const join = (sequence) => ({ sequence, data: { position: `00000001-${sequence}`, change: 'join', reason: null, user: { user_id: 'u', last_seen: time(0) } } });
   const told = (...changes) => ({ parts: [{ epoch: '00000001', from: 0, to: 9, began: at - 1, changes }] });
-  const stay = { session: 'u', from: time(0), to: time(1), reason: 'node_lost' };
+  const session = { session: 'u', from: time(0), to: time(1), reason: 'node_lost' };
   const dump = (...lines) => [{ user: 'u', online_since: null, last_seen: time(0) }, ...lines];
   const check = (log, lines, more = []) => problemsOf({ logs: { a: log, b: { parts: [...log.parts, ...more] }, c: { parts: [...log.parts, ...more] } }, dumps: { a: lines, b: lines }, lost: new Map([['u', { at }]]) });
-  assert.deepEqual(check(told(join(1), leave(2)), dump(stay)), []);
-  assert.equal(check(told(join(1)), dump(stay)).length, 1, 'none');
-  assert.equal(check(told(join(1), leave(2), join(3), leave(4)), dump(stay)).length, 1, 'two');
-  assert.equal(check(told(join(1), leave(2)), dump()).length, 2, 'no stay, in two stores');
+  assert.deepEqual(check(told(join(1), leave(2)), dump(session)), []);
+  assert.equal(check(told(join(1)), dump(session)).length, 1, 'none');
+  assert.equal(check(told(join(1), leave(2), join(3), leave(4)), dump(session)).length, 1, 'two');
+  assert.equal(check(told(join(1), leave(2)), dump()).length, 2, 'no session, in two stores');
   const renewed = [{ epoch: '00000002', from: 0, to: 0, began: at + 1, changes: [] }];
-  assert.deepEqual(check(told(join(1)), dump(stay), renewed), [], 'a new epoch may have taken the leave');
+  assert.deepEqual(check(told(join(1)), dump(session), renewed), [], 'a new epoch may have taken the leave');
 });
 
 test('the proxy before an engine: cut, stalled one way, late, refused', async (t) => {
@@ -181,7 +181,7 @@ test('the proxy before an engine: cut, stalled one way, late, refused', async (t
 
   proxy.refuse();
   assert.equal((await new RespClient(proxy).reply('PING')).kind, 'CLOSED');
-  assert.equal(await client.command('PING'), 'PONG', 'those there are stay');
+  assert.equal(await client.command('PING'), 'PONG', 'those there are session');
   proxy.apart();
   await within(1000 * slow, 'the cut', client.ended);
   proxy.together();

@@ -117,8 +117,8 @@ function checkLost(logs, lost, dumps, histories = true) {
     for (const [name, lines] of Object.entries(dumps)) {
       const user = lines.find((line) => line.user === id);
       if (!user || user.online_since !== null) problems.push(`${id} was lost with its node, and ${name} has ${JSON.stringify(user)}`);
-      const stays = lines.filter((line) => line.session === id && line.to !== null);
-      if (histories && stays.length !== 1) problems.push(`${id} was lost with its node and has ${stays.length} ended stays on ${name}`);
+      const sessions = lines.filter((line) => line.session === id && line.to !== null);
+      if (histories && sessions.length !== 1) problems.push(`${id} was lost with its node and has ${sessions.length} ended sessions on ${name}`);
     }
   }
   return problems;
@@ -146,7 +146,7 @@ function checkDumps(dumps, online, { histories = true, exact = 0 } = {}) {
   };
   const compared = (line) => line.user !== undefined || line.manual !== undefined || (histories && line.session !== undefined);
   const keyed = (lines) => new Map(lines.filter((line) => !line.end && compared(line))
-    .map((line) => [line.user !== undefined ? `user ${line.user}` : line.session !== undefined ? `stay of ${line.session} from ${line.from}` : `manual of ${line.manual}`, line]));
+    .map((line) => [line.user !== undefined ? `user ${line.user}` : line.session !== undefined ? `session of ${line.session} from ${line.from}` : `manual of ${line.manual}`, line]));
   const [[first, lines], ...others] = Object.entries(dumps);
   const wanted = keyed(lines);
   for (const [name, theirs] of others) {
