@@ -185,8 +185,6 @@ build_program() {
     unlock
     lock "$(basename "$out")"
     [ "$source" = "$SOURCE" ] || flags="$TEST_WARNINGS -I$(dirname "$SOURCE") $TEST_INCLUDES"
-    # Where size_t has 32 bits; what is lost there is looked for where all else is compiled, too.
-    [ "$variant" != release-armhf ] || flags+=" -Wno-conversion"
     object=build/obj/$(basename "$out").o
     key=$({
         echo "$KEY $SEAM $CC $CFLAGS $OURS $LDFLAGS $flags $source $*"

@@ -18560,7 +18560,8 @@ static void replica_merge(struct replica *r, struct instant now, struct user *us
     struct presence *p = r->table;
     enum user_state state = USER_OFFLINE;
     enum status status = STATUS_AWAY;
-    uint64_t connections = 0, before = p->sequence;
+    size_t connections = 0;
+    uint64_t before = p->sequence;
     for (const struct said *said = user->said; said; said = said->next) {
         if (said->state > state) status = (enum status)said->status;
         else if (said->state == state && said->status < status) status = (enum status)said->status;
@@ -20685,7 +20686,7 @@ static void copy_user(struct replica *r, struct instant now, struct taker *in)
     while (count--) {
         uint64_t inc = take_fixed(in);
         unsigned flags = take_choice(in, 63), why = take_choice(in, REASON_COUNT - 1);
-        uint64_t connections = take_limited(in, UINT16_MAX);
+        size_t connections = (size_t)take_limited(in, UINT16_MAX);
         int64_t seen = take_time(in, 0);
         size_t holder;
         if (in->bad || (flags & 3) > USER_LIVE || !(flags & 3) ||
@@ -20731,7 +20732,7 @@ static struct leaver take_leaver(struct taker *in)
 {
     struct leaver l = {.id = take_id(in)};
     MDB_val value = {STORE_USER_BYTES, (void *)(uintptr_t)take_raw(in, STORE_USER_BYTES)};
-    size_t count = take_limited(in, (size_t)(in->end - in->at) / STORE_SESSION_BYTES);
+    size_t count = (size_t)take_limited(in, (size_t)(in->end - in->at) / STORE_SESSION_BYTES);
     if (in->bad) return l;
     bool good = store_decode_user(value, &l.user) && l.user.first_seen >= 0 &&
                 l.user.last_seen >= 0 && l.user.last_seen <= INT64_MAX / 4;
