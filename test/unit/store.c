@@ -1236,7 +1236,7 @@ static void leaver_merge(struct user_record *is, bool *known, struct user_record
     *known = true;
 }
 
-/* Users whom other nodes tell of, among those of this node, and their sessions; in the end the indexes
+/* Users whom other nodes tell of, among those of this node, and their sessions; in the end indexes
  * are as they should be. */
 static void leavers_merge_into_users(void **state)
 {
