@@ -5,10 +5,10 @@
 // CHAOS_SECONDS: how long it goes on; SEED: the same decisions again; FAULTS: only these, by name.
 
 const assert = require('node:assert/strict');
-const { test, ahead, dice: seeded, until, slow } = require('../integration/lib');
+const { test, ahead, dice: seeded, slow } = require('../integration/lib');
 const { startCluster, startClusterReceiver } = require('../integration/lib/cluster');
 const { Chaos } = require('../integration/lib/cluster-chaos');
-const { checkCluster } = require('../integration/lib/cluster-checker');
+const { untilGone, checkCluster } = require('../integration/lib/cluster-checker');
 const { ClusterLoad } = require('../integration/lib/cluster-load');
 const { startRedis, noEngine } = require('../integration/lib/engine');
 
@@ -42,13 +42,7 @@ test(`nodes and the engine die, stop and are cut off, and all nodes tell one tru
   const truth = load.truth();
   assert.ok(truth.held.size >= 90, `${truth.held.size} held a socket throughout`);
   // nobody is a ghost for longer than the threshold and 15 s
-  await until('those who are gone to be offline', async () => {
-    for (const node of all.living) {
-      const ids = (await node.online()).map((user) => user.user_id);
-      if (ids.length !== truth.online.size || !ids.every((id) => truth.online.has(id))) return false;
-    }
-    return true;
-  }, { within: THRESHOLD + 15000 * slow, every: 500 }).catch((error) => t.diagnostic(error.message)); // the checker says who
+  await untilGone(t, all, truth.online, THRESHOLD + 15000 * slow);
   // what a node that was killed alone had seen last is its own knowledge: as much as a digest
   await checkCluster(all, { ...truth, exact: 15000, posts: receiver.posts ?? [] });
   await load.end();

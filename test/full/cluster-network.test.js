@@ -8,7 +8,7 @@ const assert = require('node:assert/strict');
 const { test, ahead, delay, dice: seeded, startSentinel, steppable, until, slow } = require('../integration/lib');
 const { startCluster, startClusterReceiver, PREFIX } = require('../integration/lib/cluster');
 const { Chaos, HEALED } = require('../integration/lib/cluster-chaos');
-const { checkCluster } = require('../integration/lib/cluster-checker');
+const { untilGone, checkCluster } = require('../integration/lib/cluster-checker');
 const { ClusterLoad } = require('../integration/lib/cluster-load');
 const { startRedis, noEngine } = require('../integration/lib/engine');
 const { startNetwork, insideOwnNetwork, noNetwork, Line, HERE, FLOATING } = require('../integration/lib/network');
@@ -140,13 +140,7 @@ async function checkStory(t, all, load, { posts, histories } = {}) {
   await all.ready();
   await load.calm();
   const truth = load.truth();
-  await until('those who are gone to be offline', async () => {
-    for (const node of all.living) {
-      const ids = (await node.online()).map((user) => user.user_id);
-      if (ids.length !== truth.online.size || !ids.every((id) => truth.online.has(id))) return false;
-    }
-    return true;
-  }, { within: THRESHOLD + 15000 * slow, every: 500 }).catch((error) => t.diagnostic(error.message)); // the checker says who
+  await untilGone(t, all, truth.online, THRESHOLD + 15000 * slow);
   await checkCluster(all, { ...truth, posts, histories, exact: SEEN });
   return truth;
 }

@@ -219,6 +219,19 @@ const kindsOf = ({ logs, dumps, held = new Map(), lost = new Map(), left = new M
 });
 const problemsOf = (story) => Object.values(kindsOf(story)).flat();
 
+/** Waits until every node shows just these users as online. Who else is there for longer the checker
+ *  says: here it is only told. */
+async function untilGone(t, cluster, online, within) {
+  const gone = async () => {
+    for (const node of cluster.living) {
+      const ids = (await node.online()).map((user) => user.user_id);
+      if (ids.length !== online.size || !ids.every((id) => online.has(id))) return false;
+    }
+    return true;
+  };
+  await until('those who are gone to be offline', gone, { within, every: 500 }).catch((error) => t.diagnostic(error.message));
+}
+
 /** Checks a quiet cluster, whose stores may take a moment; throws with all that is wrong. */
 async function checkCluster(cluster, truth = {}, { within = 10000 * slow } = {}) {
   await cluster.quiet();
@@ -239,4 +252,4 @@ async function checkCluster(cluster, truth = {}, { within = 10000 * slow } = {})
   });
 }
 
-module.exports = { problemsOf, checkCluster, checkPositions, checkTurns, checkHeld, checkLost, checkLeft, checkDumps, checkWebhook };
+module.exports = { problemsOf, untilGone, checkCluster, checkPositions, checkTurns, checkHeld, checkLost, checkLeft, checkDumps, checkWebhook };
