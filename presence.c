@@ -8054,6 +8054,7 @@ struct wheel {
     size_t armed;              /* timers in all lists */
     struct timer_list expired; /* due, and not yet taken: wheel_pop gives them out one by one */
     struct timer_list slots[WHEEL_LEVELS][WHEEL_SLOTS];
+    uint64_t used; /* the slots of level 0 that may have timers, by bit: all others are empty */
 };
 
 static void wheel_init(struct wheel *wheel, int64_t now_ms)
@@ -8061,17 +8062,18 @@ static void wheel_init(struct wheel *wheel, int64_t now_ms)
     *wheel = (struct wheel){.tick = now_ms >> WHEEL_TICK_SHIFT};
 }
 
-/* The list that a due tick belongs to, seen from the wheel's present tick. Beyond the horizon that
- * is the slot of the top level which comes last: when the wheel is there, the timer is placed
- * anew. */
+/* The list that a timer with a due tick is put into, seen from the wheel's present tick. Beyond the
+ * horizon that is the slot of the top level which comes last: when the wheel is there, the timer is
+ * placed anew. */
 static struct timer_list *wheel_slot(struct wheel *wheel, int64_t due)
 {
     int64_t ahead = due - wheel->tick;
     if (ahead < 0) return &wheel->expired;
     for (int level = 0; level < WHEEL_LEVELS; level++) {
         int shift = level * WHEEL_SLOT_BITS;
-        if (ahead < INT64_C(1) << (shift + WHEEL_SLOT_BITS))
-            return &wheel->slots[level][(due >> shift) & (WHEEL_SLOTS - 1)];
+        if (ahead >= INT64_C(1) << (shift + WHEEL_SLOT_BITS)) continue;
+        if (!level) wheel->used |= UINT64_C(1) << (due & (WHEEL_SLOTS - 1));
+        return &wheel->slots[level][(due >> shift) & (WHEEL_SLOTS - 1)];
     }
     int shift = (WHEEL_LEVELS - 1) * WHEEL_SLOT_BITS;
     return &wheel->slots[WHEEL_LEVELS - 1][((wheel->tick >> shift) - 1) & (WHEEL_SLOTS - 1)];
@@ -8119,6 +8121,7 @@ static void wheel_sort(struct wheel *wheel, struct timer_list *list)
 static void wheel_step(struct wheel *wheel)
 {
     int64_t tick = wheel->tick++;
+    wheel->used &= ~(UINT64_C(1) << (tick & (WHEEL_SLOTS - 1)));
     wheel_sort(wheel, &wheel->slots[0][tick & (WHEEL_SLOTS - 1)]);
     for (int level = 1; level < WHEEL_LEVELS; level++) {
         int shift = level * WHEEL_SLOT_BITS;
@@ -8147,11 +8150,13 @@ static int64_t wheel_wait(const struct wheel *wheel, int64_t now_ms)
 {
     if (LIST_FIRST(&wheel->expired)) return 0;
     if (!wheel->armed) return -1;
-    int64_t tick = wheel->tick;
-    for (int i = 0; i < WHEEL_SLOTS; i++, tick++) {
-        if (LIST_FIRST(&wheel->slots[0][tick & (WHEEL_SLOTS - 1)])) break;
-        if (i && !(tick & (WHEEL_SLOTS - 1))) break; /* coarser slots are spread here */
-    }
+    int64_t slot = wheel->tick & (WHEEL_SLOTS - 1), tick = wheel->tick - slot + WHEEL_SLOTS;
+    for (uint64_t used = wheel->used >> slot << slot; used; used &= used - 1) {
+        slot = __builtin_ctzll(used);
+        if (!LIST_FIRST(&wheel->slots[0][slot])) continue;
+        tick += slot - WHEEL_SLOTS;
+        break;
+    } /* or where coarser slots are spread */
     int64_t wait = (tick << WHEEL_TICK_SHIFT) - now_ms;
     return wait > 0 ? wait : 0;
 }
