@@ -6,10 +6,6 @@
  *     presenceService.startPresence('alice');        // after login
  *     presenceService.stopPresence();                // at logout
  *
- * The states: idle; connecting, the first try; connected, the server said hello; reconnecting,
- * waits for the next try or tries; suspended, the same every 30 s or when woken up; stopped, by
- * stopPresence(), 4403 or giveUp.
- *
  * At most one socket counts, that of #try; an older one is not heard. Nothing is kept outside the
  * instance (no storage, no channel), so a duplicated tab is a client of its own.
  *
@@ -21,7 +17,7 @@
  * followed; #follow() then makes up the difference between that and the entries, a message at a
  * time. What an entry knows is stale from the loss of a connection to the next snapshot. Watches
  * are called back in microtasks, so nothing they do comes in between here.
- * What everything means to an application is written in presence.d.ts. */
+ * The states, and what everything means to an application, are in presence.d.ts. */
 
 /** @typedef {import('./presence.js').PresenceClose} Close */
 /** @typedef {import('./presence.js').PresenceSnapshot} Snapshot */
@@ -55,34 +51,32 @@ const DEFAULTS = {
 const STATUSES = ['online', 'away', 'busy'];
 /** What options are whose default does not tell. */
 const KINDS = { getToken: 'function', WebSocket: 'function', heartbeatInterval: 'number' };
-const JITTER = 0.1; /* the part of a delay that is added at random */
-const RETRY_MAX = 3600000; /* ms that a server can ask to stay away */
-const TIMER_MAX = 0x7fffffff; /* ms; a longer timer would fire at once */
-const STATUS_PAUSE = 250; /* ms between two changes of status */
-const SHORTEST = 100; /* ms between two tries, at least */
-const ALIVE = 1000; /* ms for which a message proves that the line works */
-const STABLE = 10000; /* ms after which a connection was one: delays begin anew */
-const RENEW = 120000; /* ms before a token's end, at most, at which the next one is asked for */
-const REFUSED = 100; /* tokens that are remembered for having been refused */
-const MESSAGE = 4096; /* bytes and messages a second that a server takes which does not say */
+const JITTER = 0.1; // the part of a delay that is added at random
+const RETRY_MAX = 3600000; // ms that a server can ask to stay away
+const TIMER_MAX = 0x7fffffff; // ms; a longer timer would fire at once
+const STATUS_PAUSE = 250; // ms between two changes of status
+const SHORTEST = 100; // ms between two tries, at least
+const ALIVE = 1000; // ms for which a message proves that the line works
+const STABLE = 10000; // ms after which a connection was one: delays begin anew
+const RENEW = 120000; // ms before a token's end, at most, at which the next one is asked for
+const REFUSED = 100; // tokens that are remembered for having been refused
+const MESSAGE = 4096; // bytes and messages a second that a server takes which does not say
 const RATE = 20;
-const SHARE = 0.8; /* the part of the pace that is used: networks are uneven */
-const WATCH_BYTES = 3400; /* of ids in a message, at most */
-const WATCH_HEAD = 30; /* and of what is around them */
-const WATCH_COST = 100; /* as many ids cost as much as a message */
+const SHARE = 0.8; // the part of the pace that is used: networks are uneven
+const WATCH_BYTES = 3400; // of ids in a message, at most
+const WATCH_HEAD = 30; // and of what is around them
+const WATCH_COST = 100; // as many ids cost as much as a message
 const WATCH_ERRORS = ['forbidden', 'too_many_watched', 'invalid_user_id'];
 
-const CLOSE_STOP = 1000; /* the user leaves: offline at once */
-const CLOSE_AWAY = 4001; /* what 1001 is to a browser, which does not let a page send that */
+const CLOSE_STOP = 1000; // the user leaves: offline at once
+const CLOSE_AWAY = 4001; // what 1001 is to a browser, which does not let a page send that
 const CLOSE_BROKEN = 1006;
 const CLOSE_TOO_BIG = 1009;
 const CLOSE_RESTART = 1012;
 const CLOSE_TOKEN = 4401;
 const CLOSE_FORBIDDEN = 4403;
 
-const CONNECTION_TIMERS = [
-  'deadline', 'heartbeat', 'probe', 'status', 'manual', 'watch', 'renew',
-];
+const CONNECTION_TIMERS = ['deadline', 'heartbeat', 'probe', 'status', 'manual', 'watch', 'renew'];
 const WINDOW_EVENTS = ['online', 'offline', 'pagehide', 'pageshow'];
 const DOCUMENT_EVENTS = ['visibilitychange', 'freeze', 'resume'];
 
@@ -121,6 +115,11 @@ const Target = native ? EventTarget : /** @type {typeof EventTarget} */ (class {
   }
 });
 
+/** Does what is queued, and what comes to it meanwhile. */
+function drain(queue) {
+  for (let next = queue.shift(); next; next = queue.shift()) next();
+}
+
 /** What was thrown, in words. */
 function words(thrown, member = 'message', other = thrown) {
   try {
@@ -132,7 +131,7 @@ function words(thrown, member = 'message', other = thrown) {
 
 const bytesOf = (text) => encodeURIComponent(text).replace(/%../g, '.').length;
 
-/** A number that a server sent, if it is one above `least`. */
+/** A number that a server sent, if it is one from `least` up. */
 const numberOf = (value, least, other) => (
   typeof value === 'number' && value >= least && value < Infinity ? value : other);
 
@@ -152,8 +151,7 @@ function encodeUserId(userId) {
   throw new TypeError(`presence: a user id ${why}`);
 }
 
-/** The WebSocket's address: ws for http, wss for https, the path of apiUrl kept; of the page's own
- *  origin when there is no apiUrl. */
+/** The WebSocket's address below apiUrl or, without one, the page's own origin. */
 function socketUrl(apiUrl, userId, location) {
   const segment = encodeUserId(userId);
   if (/^\.\.?$/.test(segment)) throw new TypeError('presence: URLs cannot hold the ids . and ..');
@@ -161,8 +159,7 @@ function socketUrl(apiUrl, userId, location) {
   try {
     url = apiUrl ? new URL(apiUrl, location?.href) : new URL(location.origin);
   } catch {
-    throw new TypeError(apiUrl ? `presence: apiUrl is not a URL: ${apiUrl}`
-      : NO_PAGE);
+    throw new TypeError(apiUrl ? `presence: apiUrl is not a URL: ${apiUrl}` : NO_PAGE);
   }
   if (!/^(http|ws)s?:$/.test(url.protocol)) {
     throw new TypeError(`presence: apiUrl begins with http or https: ${apiUrl}`);
@@ -179,27 +176,26 @@ function retryAfter(reason) {
   return found ? Math.min(Number(found[1]), RETRY_MAX) : null;
 }
 
-/** A close: as this side noticed or decided it, or as an event says, which may leave out much. */
+/** A close as this side noticed or decided it, or of an event, which may leave out much. */
 const broken = (reason, code = CLOSE_BROKEN, wasClean = false) => ({
   code: Number.isInteger(code) ? code : CLOSE_BROKEN,
   reason: typeof reason === 'string' ? reason : '',
   wasClean: wasClean === true,
 });
 
-/** The error that a close's reason names, and the words behind it, if any. */
+/** The error that a close's reason names, and the words behind it. */
 function errorOf(reason) {
   const [, code = reason, said = ''] = /^(\w+): ([^]*)$/.exec(reason) ?? [];
   return { code, said };
 }
 
-/** Checks options and returns them: those that are absent, undefined or null are left out. */
+/** Checks options; those that are undefined or null are left out. */
 function checkOptions(options) {
   const checked = {};
-  for (const name of Object.keys(options)) {
-    let value = options[name];
+  for (const [name, given] of Object.entries(options)) {
     if (!Object.hasOwn(DEFAULTS, name)) throw new TypeError(`presence: no option ${name}`);
-    if (value === undefined || value === null) continue;
-    if (name === 'apiUrl' && value instanceof URL) value = value.href;
+    const value = name === 'apiUrl' && given instanceof URL ? given.href : given;
+    if ((value ?? null) === null) continue;
     const kind = KINDS[name] ?? typeof DEFAULTS[name];
     if (kind === 'object' ? Object(value) !== value
       : kind !== 'boolean' && (typeof value !== kind || (kind === 'number' && !(value >= 0)))) {
@@ -216,51 +212,51 @@ export class PresenceService extends Target {
   /** @type {Snapshot['state']} */ #state = 'idle';
   /** @type {string | null} */ #userId = null;
   #url = '';
-  #attempt = 0; /* which try after the last stable connection is waited for or under way */
-  #busy = false; /* a step runs */
-  /** @type {(() => void)[]} */ #steps = []; /* those that came meanwhile */
-  /** @type {(() => void)[]} */ #told = []; /* what is to be told behind it, in order */
+  #attempt = 0; // which try after the last stable connection is waited for or under way
+  #busy = false; // a step runs
+  /** @type {(() => void)[]} */ #steps = []; // those that came meanwhile
+  /** @type {(() => void)[]} */ #told = []; // what is to be told behind it, in order
   #telling = false;
   /** The try or connection that counts.
    *  @type {{ socket: any, token: string, extra: boolean } | null} */
   #try = null;
-  #lastTry = -Infinity; /* when it began */
-  #greeted = Infinity; /* when its hello came */
-  #answered = false; /* a probe of it was */
-  #spread = 0; /* ms over which all come back whose lines break */
-  #notBefore = -Infinity; /* the server asked to stay away so long */
-  #heard = -Infinity; /* when the last message came */
-  #heartbeat = 25000; /* ms between two probes while connected */
-  #next = ''; /* the token for the next try, if it is known already */
-  #refused = new Set(); /* tokens that were closed with 4401: never sent again */
-  #advised = new Set(); /* what the console was told to mend */
-  #opened = false; /* a socket has opened since the start: address and origin are right */
+  #lastTry = -Infinity; // when it began
+  #greeted = Infinity; // when its hello came
+  #answered = false; // a probe of it was
+  #spread = 0; // ms over which all come back whose lines break
+  #notBefore = -Infinity; // the server asked to stay away so long
+  #heard = -Infinity; // when the last message came
+  #heartbeat = 25000; // ms between two probes while connected
+  #next = ''; // the token for the next try, if it is known already
+  #refused = new Set(); // tokens that were closed with 4401: never sent again
+  #advised = new Set(); // what the console was told to mend
+  #opened = false; // a socket has opened since the start: address and origin are right
   /** @type {Close | null} */ #lastClose = null;
   /** @type {number | null} */ #lastChange = null;
-  #timers = new Map(); /* name: { id, due, clock } */
-  #latest = 0; /* the last time that the clock gave */
-  /** @type {[any, string[]][]} */ #page = []; /* where this listens, and to what */
+  #timers = new Map(); // name: { id, due, clock }
+  #latest = 0; // the last time that the clock gave
+  /** @type {[any, string][]} */ #page = []; // where this listens, and to what
   /** @type {Snapshot['status']} */
-  #chosen = 'online'; /* the status that the application wants */
-  #idle = false; /* the page has been hidden for long, or is frozen */
-  #sent = 'online'; /* the status that the server has of this connection */
+  #chosen = 'online'; // the status that the application wants
+  #idle = false; // the page has been hidden for long, or is frozen
+  #sent = 'online'; // the status that the server has of this connection
   #sentAt = -Infinity;
-  /** @type {string | null} */ #manual = null; /* the manual status that is still to be sent */
+  /** @type {string | null} */ #manual = null; // the manual status that is still to be sent
   /** Who is watched: by id the user as known, the watches, whether the server follows this user for
    *  this connection (or was asked to), the error if it will not, which watches were told that, how
    *  many it may be asked for at most in one message with this one, and what the id takes in it.
    *  @type {Map<string, any>} */
   #watched = new Map();
-  #sight = {}; /* another one at each start: what one user saw is not told to the next */
-  #planned = false; /* #follow() is about to run */
-  #message = MESSAGE; /* bytes that the server takes */
-  #most = Infinity; /* users that it follows */
-  #gap = 0; /* ms that a message costs of the server's pace */
-  #burst = 0; /* ms of it that may be used at once */
-  #care = 1; /* the part of both that is used, as a divisor */
-  #paced = -Infinity; /* when all that was sent is paid for */
+  #sight = {}; // another one at each start: what one user saw is not told to the next
+  #planned = false; // #follow() is about to run
+  #message = MESSAGE; // bytes that the server takes
+  #most = Infinity; // users that it follows
+  #gap = 0; // ms that a message costs of the server's pace
+  #burst = 0; // ms of it that may be used at once
+  #care = 1; // the part of both that is used, as a divisor
+  #paced = -Infinity; // when all that was sent is paid for
   #askedAt = 0;
-  /** @type {Set<string> | null} */ #asked = null; /* those of the watch not yet answered */
+  /** @type {Set<string> | null} */ #asked = null; // those of the watch not yet answered
   /** @type {Snapshot | null} */ #snapshot = null;
 
   constructor(options = {}) {
@@ -269,7 +265,7 @@ export class PresenceService extends Target {
     this.#change();
   }
 
-  // ---- What an application calls: presence.d.ts says all about it ----
+  // ---- What an application calls: see presence.d.ts ----
 
   configure(options) {
     Object.assign(this.#options, checkOptions(options));
@@ -277,9 +273,7 @@ export class PresenceService extends Target {
 
   startPresence(userId) {
     const url = socketUrl(this.#options.apiUrl, userId, this.#window.location);
-    if (typeof this.#WebSocket !== 'function') {
-      throw new TypeError(NO_WEBSOCKET);
-    }
+    if (typeof this.#WebSocket !== 'function') throw new TypeError(NO_WEBSOCKET);
     this.#step(() => {
       if (this.#userId === userId && this.#url === url) {
         this.#wake('startPresence');
@@ -308,7 +302,7 @@ export class PresenceService extends Target {
     });
   }
 
-  /** Says what the user does. @param {any} status @param {any} options */
+  /** @param {any} status @param {any} options */
   setStatus(status, { manual = false, message, expiresIn } = {}) {
     const known = STATUSES.includes(status);
     if (manual && (known || status === 'invisible' || status === null)) {
@@ -335,25 +329,11 @@ export class PresenceService extends Target {
     });
   }
 
-  isConnected() {
-    return this.#state === 'connected';
-  }
-
-  getCurrentUserId() {
-    return this.#userId;
-  }
-
-  getSnapshot() {
-    return /** @type {Snapshot} */ (this.#snapshot);
-  }
-
-  get state() {
-    return this.#state;
-  }
-
-  get lastClose() {
-    return this.#lastClose;
-  }
+  isConnected() { return this.#state === 'connected'; }
+  getCurrentUserId() { return this.#userId; }
+  getSnapshot() { return /** @type {Snapshot} */ (this.#snapshot); }
+  get state() { return this.#state; }
+  get lastClose() { return this.#lastClose; }
 
   watch(ids, callback, onError) {
     const all = new Set(typeof ids === 'string' ? [ids] : [...ids]);
@@ -370,7 +350,7 @@ export class PresenceService extends Target {
       this.#watched.set(id, entry);
       entry.watches.add(watch);
       if (entry.user) this.#tell([watch], 'callback', entry.user);
-      if (entry.error) this.#deny(entry, watch);
+      if (entry.error) this.#deny(id, entry.error);
     }
     this.#plan();
     return () => {
@@ -394,20 +374,19 @@ export class PresenceService extends Target {
 
   // ---- Steps ----
 
-  /** Runs a step, or has it run behind the one under way; then tells. */
   #step(work) {
     this.#steps.push(work);
     if (this.#busy) return;
     this.#busy = true;
     try {
-      for (let next = this.#steps.shift(); next; next = this.#steps.shift()) next();
+      drain(this.#steps);
     } finally {
       this.#busy = false;
     }
     if (this.#telling) return; // it goes on further out
     this.#telling = true;
     try {
-      for (let next = this.#told.shift(); next; next = this.#told.shift()) next();
+      drain(this.#told);
     } finally {
       this.#telling = false;
     }
@@ -415,8 +394,8 @@ export class PresenceService extends Target {
 
   // ---- The state machine ----
 
-  /** Begins a try: asks for a token when there is somebody to ask, then opens the socket. All of
-   *  it, up to the hello, has connectTimeout. `extra`: the page woke up, so it does not count. */
+  /** Begins a try: token, socket, hello, within connectTimeout. `extra`: the page woke up, so it
+   *  does not count. */
   #connect(extra = false) {
     const attempt = { socket: null, token: '', extra };
     this.#disarm('retry');
@@ -427,57 +406,52 @@ export class PresenceService extends Target {
       this.#lost(attempt, broken('no hello in time'));
     });
     if (this.#attempt === 0) this.#change('connecting');
-    this.#askToken(attempt);
-  }
-
-  /** Opens the socket of a try once the application gave a token; without one to ask for a
-   *  microtask later, too: who starts, stops and starts in one go makes one socket. */
-  async #askToken(attempt) {
-    const { getToken } = this.#options;
     const next = this.#next;
     this.#next = '';
-    let token;
-    let wrong = '';
-    try {
-      token = await (next || (getToken && getToken(this.#userId))) || '';
-      if (typeof token !== 'string') wrong = `this is no text but a ${typeof token}`;
-    } catch (error) {
-      wrong = words(error) || 'it failed';
-    }
-    this.#step(() => {
-      if (this.#try !== attempt) return;
-      if (wrong) this.#failed(attempt, 'token_failed', `getToken: ${wrong}`);
-      else if (getToken && this.#refused.has(token)) {
+    this.#askToken(attempt, (token, wrong) => {
+      const kind = typeof token;
+      if (wrong) this.#failed(attempt, 'token_failed', wrong);
+      else if (kind !== 'string') {
+        this.#failed(attempt, 'token_failed', `getToken: this is no text but a ${kind}`);
+      } else if (this.#options.getToken && this.#refused.has(token)) {
         this.#failed(attempt, 'token_unchanged', 'getToken gave a token that was refused');
       } else {
         attempt.token = token;
         this.#open(attempt);
       }
+    }, next);
+  }
+
+  /** Asks the application for a token, unless one is known. `then` gets it, or what is wrong, if the
+   *  try still counts; a microtask later at least: who starts, stops and starts in one go makes one
+   *  socket. */
+  async #askToken(attempt, then, known = '') {
+    const { getToken } = this.#options;
+    let token;
+    let wrong = '';
+    try {
+      token = await (known || getToken?.(this.#userId)) || '';
+    } catch (error) {
+      wrong = `getToken: ${words(error) || 'it failed'}`;
+    }
+    this.#step(() => {
+      if (this.#try === attempt) then(token, wrong);
     });
   }
 
   /** Gets the next token while this one is good, and connects anew with it, within the server's
    *  grace time. Where none comes the connection stays until the server ends it. */
-  async #renew() {
+  #renew() {
     const attempt = this.#try;
-    const { getToken } = this.#options;
-    let token;
-    let wrong = '';
-    try {
-      token = await (getToken && getToken(this.#userId));
-    } catch (error) {
-      wrong = words(error) || 'it failed';
-    }
-    this.#step(() => {
-      if (this.#try !== attempt) return;
-      if (wrong) this.#error('token_failed', `getToken: ${wrong}`);
-      if (typeof token !== 'string' || ['', attempt?.token].includes(token)) return;
-      this.#next = token;
-      this.#lost(attempt, broken('renew', CLOSE_AWAY), true);
+    this.#askToken(attempt, (token, wrong) => {
+      if (wrong) this.#error('token_failed', wrong);
+      else if (typeof token === 'string' && !['', attempt?.token].includes(token)) {
+        this.#next = token;
+        this.#lost(attempt, broken('renew', CLOSE_AWAY), true);
+      }
     });
   }
 
-  /** Makes the socket of a try and listens to it for as long as it is the one that counts. */
   #open(attempt) {
     const protocols = ['presence.v1', ...(attempt.token ? [`token.${attempt.token}`] : [])];
     this.#log('opening');
@@ -498,7 +472,7 @@ export class PresenceService extends Target {
     }
   }
 
-  /** One message. Types that are not known are ignored: newer servers have more of them. */
+  /** Types of messages that are not known are ignored: newer servers have more of them. */
   #receive(attempt, data) {
     if (this.#try !== attempt) return;
     this.#heard = this.#now();
@@ -561,14 +535,13 @@ export class PresenceService extends Target {
     this.#paced = -Infinity;
   }
 
-  /** A try that came to nothing on this side. */
   #failed(attempt, code, text) {
     this.#error(code, text);
     this.#lost(attempt, broken(code));
   }
 
-  /** The end of a try or a connection, whoever noticed it. `now`: try again at once, unless the one
-   *  before was not stable either. */
+  /** A try or connection ended. `now`: try again at once, unless the one before was not stable
+   *  either. */
   #lost(attempt, close, now = false) {
     if (this.#try !== attempt) return;
     const { code, reason } = close;
@@ -627,8 +600,8 @@ export class PresenceService extends Target {
     return `no WebSocket at ${protocol}//${host}: is the server up?${what}`;
   }
 
-  /** Decides when the next try is, and goes to reconnecting or suspended. Returns the event of
-   *  that, if any. `now`: at once. `was`: a connection has ended, not a try. */
+  /** Decides when the next try is. Returns the event of that, if any. `now`: at once. `was`: a
+   *  connection has ended, not a try. */
   #later({ code, reason }, now, was) {
     const { reconnectDelay, maxReconnectDelay, probeDelay } = this.#options;
     const maxAttempts = this.#options.maxReconnectAttempts;
@@ -652,7 +625,6 @@ export class PresenceService extends Target {
     return first ? ['suspended', { delay }] : null;
   }
 
-  /** Ends what runs, if anything. */
   #stop(reason) {
     if (this.#userId === null) return;
     this.#disarm('manual'); // the last one wanted is sent, not left behind
@@ -660,15 +632,12 @@ export class PresenceService extends Target {
     this.#end({ code: CLOSE_STOP, reason, wasClean: true });
   }
 
-  /** Everything ends, until startPresence(). With an error when the application did not ask for
-   *  it. */
+  /** Everything ends, until startPresence(); with an error when the application did not ask for it. */
   #end(close, error = '', message = '') {
     this.#drop(CLOSE_STOP, close.reason);
     for (const name of [...this.#timers.keys()]) this.#disarm(name);
-    for (const [target, names] of this.#page) {
-      this.#ofPage(() => {
-        for (const name of names) target.removeEventListener(name, this.#onPage);
-      });
+    for (const [target, name] of this.#page) {
+      this.#ofPage(() => target.removeEventListener(name, this.#onPage));
     }
     this.#page = [];
     this.#userId = null;
@@ -682,13 +651,11 @@ export class PresenceService extends Target {
     this.#manual = null;
     this.#lastClose = close;
     this.#change('stopped');
-    this.#emit('disconnected', {
-      code: close.code, reason: close.reason, willReconnect: false,
-    });
+    this.#emit('disconnected', { code: close.code, reason: close.reason, willReconnect: false });
     if (error) this.#error(error, message, true);
   }
 
-  /** Lets go of the socket: closed, and not listened to any more. */
+  /** Lets go of the socket. */
   #drop(code, reason = '') {
     const socket = this.#try?.socket;
     this.#try = null;
@@ -780,14 +747,8 @@ export class PresenceService extends Target {
   /** Says of these users what the server would: `limit` is why. */
   #denyAll(ids, code, limit) {
     const message = `the limit of the server is ${limit}`;
-    let news = false;
-    for (const id of ids) {
-      const entry = this.#watched.get(id);
-      entry.user = null;
-      entry.error = { code, message, userId: id };
-      for (const watch of entry.watches) news = this.#deny(entry, watch) || news;
-    }
-    if (news) this.#error(code, message);
+    const news = ids.filter((id) => this.#deny(id, { code, message, userId: id }));
+    if (news.length) this.#error(code, message);
   }
 
   /** A watch is answered: the server has counted it by now, perhaps only now. */
@@ -796,7 +757,6 @@ export class PresenceService extends Target {
     this.#asked = null;
   }
 
-  /** Takes what the server says of users for the truth. */
   #know(users) {
     for (const user of Array.isArray(users) ? users : []) {
       const entry = this.#watched.get(user?.user_id);
@@ -828,23 +788,22 @@ export class PresenceService extends Target {
       if (unclear) entry.most = Math.min(entry.most, Math.ceil(asked.size / 2));
       if (unclear || (named.size && !named.has(id))) continue;
       if (code === 'forbidden') this.#advise(UNSEEN);
-      entry.user = null;
-      entry.error = { code, message, userId: id };
-      for (const watch of entry.watches) this.#deny(entry, watch);
+      this.#deny(id, { code, message, userId: id });
     }
     this.#follow();
     return unclear;
   }
 
-  /** Tells a watch why a user is not followed, once; false when it was told before. */
-  #deny({ error, told }, watch) {
-    if (told.get(watch) === error.code) return false;
-    this.#tell([watch], 'onError', error);
-    told.set(watch, error.code);
-    return true;
+  /** A user is not followed: tells those who watch why, each once. False when all knew. */
+  #deny(id, error) {
+    const entry = this.#watched.get(id);
+    const news = [...entry.watches].filter((watch) => entry.told.get(watch) !== error.code);
+    Object.assign(entry, { user: null, error });
+    for (const watch of news) entry.told.set(watch, error.code);
+    this.#tell(news, 'onError', error);
+    return news.length > 0;
   }
 
-  /** Sets what is known of a user, and tells those who watch. */
   #set(entry, user, stale) {
     entry.user = Object.freeze({ ...user, stale });
     this.#tell(entry.watches, 'callback', entry.user);
@@ -903,19 +862,20 @@ export class PresenceService extends Target {
     else this.#arm('retry', earliest - now, () => this.#connect(true));
   }
 
-  /** Listens to the page, where there is one. */
   #listen() {
     const add = (target, names) => this.#ofPage(() => {
       if (typeof target?.addEventListener !== 'function') return;
-      this.#page.push([target, names]);
-      for (const name of names) target.addEventListener(name, this.#onPage);
+      for (const name of names) {
+        this.#page.push([target, name]);
+        target.addEventListener(name, this.#onPage);
+      }
     });
     add(this.#window, WINDOW_EVENTS);
     add(this.#document, DOCUMENT_EVENTS);
     if (this.#unseen()) this.#hidden();
   }
 
-  /** Asks the page, or what is given for it. */
+  /** Does something with the page, or what is given for it, which may throw. */
   #ofPage(work) {
     try {
       return work();
@@ -925,9 +885,7 @@ export class PresenceService extends Target {
     }
   }
 
-  #unseen() {
-    return this.#ofPage(() => this.#document?.visibilityState === 'hidden');
-  }
+  #unseen() { return this.#ofPage(() => this.#document?.visibilityState === 'hidden'); }
 
   /** What happens to the page. navigator.onLine is never asked: it is often wrong. */
   #onPage = ({ type, persisted }) => this.#step(() => {
@@ -936,10 +894,6 @@ export class PresenceService extends Target {
     switch (type) {
     case 'offline': // perhaps: the probe will tell
       if (this.#state === 'connected') this.#probe();
-      break;
-    case 'visibilitychange':
-      if (hidden) this.#hidden();
-      else this.#visible('visible');
       break;
     case 'pagehide':
       // What ends is closed with 1001 by the browser itself. A page that is kept for the back
@@ -951,11 +905,9 @@ export class PresenceService extends Target {
     case 'freeze': // no timer will run
       this.#away();
       break;
-    case 'online':
-      this.#wake('online');
-      break;
-    default: // pageshow, resume
-      if (hidden) this.#wake(type);
+    default: // visibilitychange, online, pageshow, resume
+      if (hidden && type === 'visibilitychange') this.#hidden();
+      else if (hidden || type === 'online') this.#wake(type);
       else this.#visible(type);
     }
   });
@@ -974,7 +926,6 @@ export class PresenceService extends Target {
     this.#sendStatus(true);
   }
 
-  /** Somebody sees the page. */
   #visible(why) {
     this.#disarm('away');
     this.#idle = false;
@@ -1081,11 +1032,8 @@ export class PresenceService extends Target {
   }
 
   /** Ms by a clock that never goes back. */
-  #now() {
-    return (this.#latest = this.#read('now'));
-  }
+  #now() { return (this.#latest = this.#read('now')); }
 
-  /** Takes our own clock from now on. */
   #ownClock(error) {
     const { now } = DEFAULTS.clock;
     const ahead = this.#latest - now();
@@ -1130,8 +1078,7 @@ export class PresenceService extends Target {
     return this.#timers.delete(name);
   }
 
-  /** Goes to a state (or stays). When anything differs from the last snapshot, there is a new one
-   *  and an event. */
+  /** Goes to a state, or stays. When anything differs from the last snapshot there is a new one. */
   #change(state = this.#state) {
     const old = this.#snapshot;
     if (state !== this.#state) {
@@ -1159,7 +1106,6 @@ export class PresenceService extends Target {
     this.#emit('error', { code, message, final });
   }
 
-  /** Tells the application of something, behind the step. */
   #emit(type, detail) {
     const event = native ? new CustomEvent(type, { detail }) : { type, detail };
     this.#told.push(() => this.dispatchEvent(/** @type {any} */ (event)));
@@ -1173,7 +1119,7 @@ export class PresenceService extends Target {
     this.#log(text, 'warn');
   }
 
-  /** One step for the console; a token is in none of them. */
+  /** For the console; a token is in none of them. */
   #log(text, level = 'log') {
     const { debug } = this.#options;
     if (!debug && level === 'log') return;

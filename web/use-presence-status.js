@@ -38,38 +38,33 @@ function follow(ids, service) {
   const read = () => new Map(ids.map((id) => [id, service.getUser(id)]).filter(([, user]) => user));
   let users = read();
   let planned = false;
-  return {
-    get: () => users,
-    subscribe(changed) {
-      const plan = () => {
-        if (!planned) {
-          queueMicrotask(() => { // behind the others of this message
-            planned = false;
-            const now = read();
-            if (now.size === users.size && [...now].every(([id, user]) => users.get(id) === user)) {
-              return;
-            }
-            users = now;
-            changed();
-          });
-        }
-        planned = true;
-      };
-      const ends = ids.map((id) => {
-        try {
-          return service.watch([id], plan, plan);
-        } catch (error) { // one that cannot be must not take the page down
-          console.error(`usePresence: ${error.message}`);
-          return () => {};
-        }
-      });
-      ends.push(service.on('change', () => { // when another user starts, all is forgotten
-        if ([...users.keys()].some((id) => !service.getUser(id))) plan();
-      }));
-      plan(); // what has changed since it was rendered
-      return () => ends.forEach((end) => end());
-    },
+  const subscribe = (changed) => {
+    const update = () => {
+      planned = false;
+      const now = read();
+      if (now.size === users.size && [...now].every(([id, user]) => users.get(id) === user)) return;
+      users = now;
+      changed();
+    };
+    const plan = () => {
+      if (!planned) queueMicrotask(update); // behind the others of this message
+      planned = true;
+    };
+    const ends = ids.map((id) => {
+      try {
+        return service.watch([id], plan, plan);
+      } catch (error) { // one that cannot be must not take the page down
+        console.error(`usePresence: ${error.message}`);
+        return () => {};
+      }
+    });
+    ends.push(service.on('change', () => { // when another user starts, all is forgotten
+      if ([...users.keys()].some((id) => !service.getUser(id))) plan();
+    }));
+    plan(); // what has changed since it was rendered
+    return () => ends.forEach((end) => end());
   };
+  return { get: () => users, subscribe };
 }
 
 /** The users with these ids; renders again when one of them changes. */
