@@ -475,16 +475,16 @@ test('sizes, limits and certificates in words', async () => {
   }
   const now = Date.parse('2026-11-25T12:00:00Z');
   assert.deepEqual(certificateText('2026-11-24T12:00:00Z', now),
-    { text: 'expired 1 day ago', state: 'bad' });
+    ['bad', 'expired 1 day ago']);
   assert.deepEqual(certificateText('2026-12-07T12:00:00Z', now),
-    { text: 'expires in 12 days, 7 Dec 12:00', state: 'warn' });
-  assert.equal(certificateText('2027-02-07T12:00:00Z', now).state, 'good');
-  assert.equal(certificateText('2026-12-02T11:59:00Z', now).state, 'bad', 'from 7 days before its end');
-  assert.equal(certificateText('2026-12-02T11:59:00Z', now, { renew_at: '2026-11-30T12:00:00Z' }).state, 'good', 'a short one that is not due');
-  assert.equal(certificateText('2026-12-02T11:59:00Z', now, { renew_at: '2026-11-24T12:00:00Z' }).state, 'bad', 'one that was due');
+    ['warn', 'expires in 12 days, 7 Dec 12:00']);
+  assert.equal(certificateText('2027-02-07T12:00:00Z', now)[0], 'good');
+  assert.equal(certificateText('2026-12-02T11:59:00Z', now)[0], 'bad', 'from 7 days before its end');
+  assert.equal(certificateText('2026-12-02T11:59:00Z', now, { renew_at: '2026-11-30T12:00:00Z' })[0], 'good', 'a short one that is not due');
+  assert.equal(certificateText('2026-12-02T11:59:00Z', now, { renew_at: '2026-11-24T12:00:00Z' })[0], 'bad', 'one that was due');
   assert.deepEqual(renewalText({ renew_at: null, failing_since: '2026-11-25T10:00:00Z', last_error: 'no\u202eanswer' }, now),
-    ['fails since 10:00: no<U+202E>answer', 'warn']);
-  assert.deepEqual(renewalText({ renew_at: null, failing_since: null, last_error: null }, now), ['as soon as it can be', 'good']);
+    ['warn', 'fails since 10:00: no<U+202E>answer']);
+  assert.deepEqual(renewalText({ renew_at: null, failing_since: null, last_error: null }, now), ['good', 'as soon as it can be']);
 });
 
 test('the overview keeps peaks, and breaks where samples are missing', async () => {

@@ -3,13 +3,12 @@
 
 import { atServer, hasToken, openStream, request, setToken, steady } from './api.js';
 import { drawChart, startChart } from './chart.js';
-import { drawCluster } from './cluster.js';
 import { showUser, shownUser, startDetail, userChanged } from './detail.js';
-import { byId, idle, on, setIcon, setText, tick } from './dom.js';
+import { byId, idle, on, setIcon, setText, show, tick } from './dom.js';
 import { clockSeconds, count } from './format.js';
 import { drawList, drawTimes, select, startList } from './list.js';
 import { Model, parsePosition } from './model.js';
-import { drawHealth, drawServer, noteStats } from './server.js';
+import { drawServer } from './server.js';
 import { Stored } from './stored.js';
 import { ChangeStream, health } from './stream.js';
 
@@ -33,8 +32,7 @@ const fresh = () => ({
   loaded: 0, // when that last ended
   problem: '', // of the last load
   stats: null,
-  known: null, // the last position the server is known to have had
-  knownAt: 0,
+  known: null, // the last position the server is known to have had, and since when: { epoch, seq, at }
   heard: 0, // when data last came
   drawn: 0,
   dirty: false, // the list changed since
@@ -44,22 +42,17 @@ const stored = new Stored({
   request,
   take(users, position) {
     if (!model.page(users, position, true)) throw new Error('the server started anew');
-    state.dirty = true;
   },
   failed,
-  wake() {
-    state.dirty = true;
-    schedule();
-  },
+  wake: changed,
 });
 let state = fresh();
 let hiddenSince = 0;
 
-/** How the connection is. */
 const connection = () => health(stream, {
   seen: model.seq,
   known: state.known?.epoch === model.epoch ? state.known.seq : 0,
-  knownAt: state.knownAt,
+  knownAt: state.known?.at,
   loading: state.loading || (model.complete ? '' : 'the list is not complete'),
   now: steady(),
 });
@@ -91,6 +84,12 @@ function schedule() {
   late ||= setTimeout(step, CALM);
 }
 
+/** The list is another one. */
+function changed() {
+  state.dirty = true;
+  schedule();
+}
+
 /** Applies what has come, and draws what changed. */
 function step() {
   cancelAnimationFrame(frame);
@@ -99,13 +98,13 @@ function step() {
   if (!state.running) return;
   stream.take(CHANGES).forEach(apply);
   if (stream.phase === 'refused') checkSession();
-  const failed = /waiting|absent/.test(stream.phase);
-  if (failed && !state.loaded && !state.loader && !state.problem) load();
+  const alone = /waiting|absent/.test(stream.phase); // no stream begins the first load
+  if (alone && !state.loaded && !state.loader && !state.problem) load();
   if (stream.queue.length) schedule();
   if (!document.hidden) draw();
 }
 
-/** Takes one event of the stream. A stream that is not understood is begun anew. */
+/** Takes an event of the stream; one that is not understood begins the stream anew. */
 function apply({ type, data }) {
   state.heard = steady();
   try {
@@ -130,11 +129,10 @@ function hear(text) {
   const { known } = state;
   const position = parsePosition(text);
   if (!position || (known?.epoch === position.epoch && known.seq >= position.seq)) return;
-  state.known = position;
-  state.knownAt = steady();
+  state.known = { ...position, at: steady() };
 }
 
-/** Draws the list and the totals: at every change while it is short, seldom when it is long. */
+/** Draws at every change while the list is short, seldom when it is long. */
 function draw() {
   drawConnection();
   if (model.rows.size > LONG && steady() - state.drawn < CALM) {
@@ -149,7 +147,7 @@ function draw() {
   const totals = model.complete ? model.totals
     : { ...stats.users, users: stats.users.online, connections: stats.connections.current };
   for (const name of ['users', 'connections', 'live', 'cached']) {
-    setText(byId(`count-${name}`), count(totals[name]));
+    setText(`count-${name}`, count(totals[name]));
   }
   document.title = `${count(totals.users)} online \u2013 presence`;
 }
@@ -157,29 +155,28 @@ function draw() {
 /** A moment of this page as the server's clock showed it. */
 const shown = (at) => clockSeconds(at + atServer() - steady());
 
-/** Draws how the connection is, and what is loaded. */
 function drawConnection() {
   const { state: how, text } = connection();
   const box = byId('connection');
   box.dataset.state = how;
   setIcon(box.querySelector('svg'), how);
-  setText(byId('connection-word'), { connected: 'Live', behind: 'Behind', broken: 'Broken' }[how]);
+  setText('connection-word', { connected: 'Live', behind: 'Behind', broken: 'Broken' }[how]);
   const broken = how === 'broken';
   const next = Math.min(state.due.poll, stream.phase === 'waiting' ? stream.nextTry : Infinity);
-  setText(byId('connection-text'), [
+  setText('connection-text', [
     text,
     broken && state.heard && `last data at ${shown(state.heard)}`,
     how !== 'connected' && state.loaded && `list refreshed at ${shown(state.loaded)}`,
     state.problem,
     broken && next < Infinity && `next try in ${Math.max(0, Math.ceil((next - steady()) / 1000))} s`,
   ].filter(Boolean).join(', '));
-  byId('stored').hidden = !stored.problem || !facts().stored;
-  setText(byId('stored-text'), `Offline users could not be loaded: ${stored.problem}.`);
+  show({ stored: stored.problem && facts().stored });
+  setText('stored-text', `Offline users could not be loaded: ${stored.problem}.`);
 }
 
 // ---- Loading ----
 
-/** What to do when an answer is an error: the session may have ended. */
+/** An answer was an error: the session may have ended. */
 function failed(error) {
   if (error.status === 401) checkSession();
 }
@@ -196,18 +193,17 @@ async function load() {
     let cursor = '';
     let seen = 0;
     do {
-      const page = await request(`online-users?limit=${PAGE}${cursor}`, { signal });
+      const { users, position, count: all, next } = await request(`online-users?limit=${PAGE}${cursor}`, { signal });
       await idle();
       if (signal.aborted) return;
-      hear(page.position);
-      if (stream.phase !== 'open' && page.position) model.adopt(parsePosition(page.position).epoch);
-      if (!model.page(page.users, page.position)) throw new Error('the server started anew');
-      seen += page.users.length;
+      hear(position);
+      if (stream.phase !== 'open' && position) model.adopt(parsePosition(position).epoch);
+      if (!model.page(users, position)) throw new Error('the server started anew');
+      seen += users.length;
       state.heard = steady();
-      state.dirty = true;
-      if (!quiet) state.loading = `loading ${count(seen)} of ${count(page.count)}`;
-      schedule();
-      cursor = page.next && `&cursor=${encodeURIComponent(page.next)}`;
+      if (!quiet) state.loading = `loading ${count(seen)} of ${count(all)}`;
+      changed();
+      cursor = next && `&cursor=${encodeURIComponent(next)}`;
     } while (cursor);
     model.endLoad();
     state.loaded = steady();
@@ -222,26 +218,21 @@ async function load() {
   schedule();
 }
 
-/** Asks for the totals, and how far the server is. */
 async function loadStats() {
   const mine = state;
   mine.due.stats = steady() + STATS;
   try {
-    const stats = mine.stats = await request('stats');
-    mine.heard = steady();
-    mine.dirty = true;
+    const stats = await request('stats');
+    Object.assign(mine, { stats, heard: steady(), dirty: true });
     hear(stats.position);
-    noteStats(stats);
-    drawCluster(stats);
-    drawHealth(stats);
-    if (!byId('server').hidden) drawServer(stats);
+    drawServer(stats);
   } catch (error) {
     failed(error);
   }
   schedule();
 }
 
-/** Asks for the samples of the overview; a server without a history is not asked again. */
+/** A server without a history is not asked again. */
 async function loadHistory() {
   state.due.history = steady() + HISTORY;
   try {
@@ -262,13 +253,8 @@ function askStored() {
 
 // ---- Signing in and out ----
 
-/** Shows one part of the page: 'starting', 'login' or 'main'. */
-function show(part) {
-  for (const id of ['starting', 'login', 'main']) byId(id).hidden = id !== part;
-  byId('bar').hidden = part !== 'main';
-}
+const showData = (yes) => show({ starting: false, login: !yes, main: yes, bar: yes });
 
-/** Begins with the data, or with the form. */
 async function begin() {
   try {
     run(await session());
@@ -292,46 +278,45 @@ async function session() {
   throw Object.assign(new Error(), { status: 401, password: found.password });
 }
 
-/**
- * Forgets what was shown, and shows the form with a message. Where there is no password, it asks for
- * what opens such a server, an admin's token, which is kept as long as this page is.
- */
+/** Forgets what was shown, and shows the form. Where there is no password, it asks for an admin's
+ *  token, which is kept as long as this page is. */
 function showLogin(message, password = !byId('login-form').dataset.token) {
   state.loader?.abort();
   stored.clear();
   setToken('');
   state = fresh();
   byId('login-form').dataset.token = password ? '' : 'yes';
-  byId('login-why').hidden = password;
-  setText(byId('login-label'), password ? 'Admin password' : 'Token of an admin');
+  show({ 'login-why': !password });
+  setText('login-label', password ? 'Admin password' : 'Token of an admin');
   stream.close('');
   stream.lastId = null;
   showUser(null);
   byId('kick-dialog').close();
   model.clear();
   drawList();
-  show('login');
+  showData(false);
   document.title = 'Sign in \u2013 presence';
-  setText(byId('login-message'), message);
+  setText('login-message', message);
   byId('password').focus();
 }
 
-/** Tries the password. */
 async function login(event) {
   event.preventDefault();
-  byId('login-button').disabled = true;
+  const button = byId('login-button');
+  const input = byId('password');
+  const { token } = byId('login-form').dataset;
   let text = '';
   let wait = 0;
-  const token = byId('login-form').dataset.token;
-  const { value } = byId('password');
+  button.disabled = true;
   try {
     if (token) {
-      if (!/^[\w.-]+$/.test(value.trim())) throw new Error('This is no token.');
-      setToken(value.trim());
+      const value = input.value.trim();
+      if (!/^[\w.-]+$/.test(value)) throw new Error('This is no token.');
+      setToken(value);
       await request('stats');
-      run({ expires_at: undefined });
-    } else run(await request('login', { method: 'POST', body: { password: value } }));
-    byId('password').value = '';
+      run({});
+    } else run(await request('login', { method: 'POST', body: { password: input.value } }));
+    input.value = '';
   } catch (error) {
     setToken('');
     if (error.status === 429) wait = error.retryAfter || 30;
@@ -339,10 +324,10 @@ async function login(event) {
       403: 'This token is not one of an admin ("admin":true).',
       404: 'This server has no admin password (--admin-password-file).',
       429: `Too many failures. Try again in ${wait} s.` }[error.status] ?? error.message;
-    byId('password').select();
+    input.select();
   }
-  setText(byId('login-message'), text);
-  setTimeout(() => { byId('login-button').disabled = false; }, wait * 1000);
+  setText('login-message', text);
+  setTimeout(() => { button.disabled = false; }, wait * 1000);
 }
 
 async function logout() {
@@ -354,7 +339,7 @@ async function logout() {
   }
 }
 
-/** Something was refused: the form when the session has ended. */
+/** Something was refused: shows the form if the session has ended. */
 async function checkSession() {
   if (!state.running || state.checking) return;
   state.checking = true;
@@ -367,13 +352,10 @@ async function checkSession() {
   state.checking = false;
 }
 
-/** Shows the data and keeps it up to date. */
 function run({ expires_at: until }) {
   Object.assign(state, { running: true, loading: 'loading the list' });
-  byId('logout').hidden = until === null; // not known: shown
-  byId('overview').hidden = true;
-  byId('chart-box').hidden = true;
-  show('main');
+  show({ logout: until !== null, overview: false, 'chart-box': false }); // not known: shown
+  showData(true);
   route();
   stream.open();
   second();
@@ -384,17 +366,14 @@ function run({ expires_at: until }) {
 function route() {
   if (!state.running) return;
   const server = location.hash === '#/server';
-  byId('people').hidden = server;
-  byId('server').hidden = !server;
-  byId('nav-people').setAttribute('aria-current', server ? 'false' : 'page');
-  byId('nav-server').setAttribute('aria-current', server ? 'page' : 'false');
-  if (server && state.stats) drawServer(state.stats);
+  for (const [id, here] of [['people', !server], ['server', server]]) {
+    byId(id).hidden = !here;
+    byId(`nav-${id}`).setAttribute('aria-current', here && 'page');
+  }
   let id = null;
   try {
     id = decodeURIComponent(/^#\/user\/(.+)$/.exec(location.hash)?.[1] ?? '') || null;
-  } catch {
-    // not an id: nobody is shown
-  }
+  } catch { /* not an id: nobody is shown */ }
   const before = server ? null : shownUser();
   showUser(id);
   select(id, before);
@@ -417,12 +396,11 @@ function second() {
     if (stream.phase !== 'waiting') stream.open();
     load();
   }
-  tick(atServer());
+  tick();
   drawTimes();
   drawConnection();
 }
 
-/** The tab was hidden or shown. */
 function visibility() {
   hiddenSince = steady();
   if (document.hidden || !state.running) return;
@@ -435,7 +413,7 @@ function visibility() {
 startList(model, facts, askStored, () => stored.more());
 startChart();
 const here = new URL('..', document.baseURI).href.replace(/\/$/, '');
-setText(byId('first-code'), `import { PresenceService } from '${here}/presence.js';
+setText('first-code', `import { PresenceService } from '${here}/presence.js';
 new PresenceService({ apiUrl: '${here}' }).startPresence('alice');`);
 startDetail(() => { location.hash = '#/'; }, checkSession);
 on('refresh', 'click', () => {

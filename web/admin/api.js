@@ -9,9 +9,6 @@ let token = ''; // of an admin, where there is no password; a cookie does it oth
 export const setToken = (text) => { token = text; };
 export const hasToken = () => token !== '';
 
-/** Headers with the token, if there is one. */
-const headersOf = (headers) => (token ? { ...headers, Authorization: `Bearer ${token}` } : headers);
-
 /** Ms by a clock that nobody sets, unlike Date's. */
 export const steady = () => performance.timeOrigin + performance.now();
 
@@ -28,28 +25,26 @@ export function userPath(id, rest = '') {
   return `users/${encodeURIComponent(id)}${rest}`;
 }
 
+/** An answer, unread. */
+const open = (path, init) => fetch(new URL(path, document.baseURI), { cache: 'no-store', ...init,
+  headers: token ? { ...init.headers, Authorization: `Bearer ${token}` } : init.headers });
+
+/** That of the stream of changes. */
+export const openStream = (init) => open('events', init);
+
 /** One request: the JSON of the answer, or null when it has none. Rejects with a failure. */
 export async function request(path, { method = 'GET', body, signal } = {}) {
-  const abort = new AbortController();
-  const stop = () => abort.abort();
-  const timer = setTimeout(stop, DEADLINE);
-  signal?.addEventListener('abort', stop);
-  const init = { method, cache: 'no-store', signal: abort.signal, headers: headersOf({}) };
-  if (body) {
-    init.body = JSON.stringify(body);
-    init.headers['Content-Type'] = 'application/json';
-  }
+  const signals = [signal, AbortSignal.timeout(DEADLINE)].filter(Boolean);
+  const init = { method, signal: AbortSignal.any(signals),
+    ...(body && { body: JSON.stringify(body), headers: { 'Content-Type': 'application/json' } }) };
   const began = steady();
   let answer;
   let text;
   try {
-    answer = await fetch(new URL(path, document.baseURI), init);
+    answer = await open(path, init);
     text = await answer.text();
   } catch {
     throw failure(0, 'the server does not answer');
-  } finally {
-    clearTimeout(timer);
-    signal?.removeEventListener('abort', stop);
   }
   let json = null;
   try {
@@ -63,7 +58,3 @@ export async function request(path, { method = 'GET', body, signal } = {}) {
   throw failure(answer.status, json?.error?.message ?? `the server answered ${answer.status}`,
     Number(answer.headers.get('Retry-After')));
 }
-
-/** The answer of the stream of changes, unread. */
-export const openStream = (init) =>
-  fetch(new URL('events', document.baseURI), { ...init, headers: headersOf(init.headers) });

@@ -6,8 +6,14 @@ import { pieces, visible } from './format.js';
 
 export const byId = (id) => document.getElementById(id);
 
-/** Has `work` done at every event of a kind on the element with this id. */
 export const on = (id, kind, work) => byId(id).addEventListener(kind, work);
+
+/** Shows elements, or hides them: { id: whether it is seen }. */
+export function show(wanted) {
+  for (const [id, seen] of Object.entries(wanted)) byId(id).hidden = !seen;
+}
+
+export const fill = (id, ...children) => byId(id).replaceChildren(...children);
 
 /** Sets attributes and adds children; strings become text. */
 function dress(made, attributes, children) {
@@ -16,17 +22,23 @@ function dress(made, attributes, children) {
   return made;
 }
 
-export function element(name, attributes = {}, ...children) {
-  return dress(document.createElement(name), attributes, children);
-}
+export const element = (name, attributes = {}, ...children) =>
+  dress(document.createElement(name), attributes, children);
 
-export function svg(name, attributes = {}, ...children) {
-  return dress(document.createElementNS('http://www.w3.org/2000/svg', name), attributes, children);
-}
+export const svg = (name, attributes = {}, ...children) =>
+  dress(document.createElementNS('http://www.w3.org/2000/svg', name), attributes, children);
 
-/** Sets an element's text, and touches it only when it differs. */
+export const muted = (...children) => element('span', { class: 'muted' }, ...children);
+export const cell = (...children) => element('td', {}, ...children);
+export const heading = (...children) => element('th', { scope: 'row' }, ...children);
+
+/** A text that says how good it is: 'good', 'warn' or 'bad'. */
+export const state = (how, text) => element('span', { class: 'state', 'data-state': how }, text);
+
+/** Sets the text of an element, or of the one with this id, and touches it only when it differs. */
 export function setText(target, text) {
-  if (target.textContent !== text) target.textContent = text;
+  const found = typeof target === 'string' ? byId(target) : target;
+  if (found.textContent !== text) found.textContent = text;
 }
 
 /** The shapes of statuses, sources and connections: filled ones, then lines. */
@@ -87,24 +99,27 @@ export function setBadge(made, value, shape = false) {
   setText(made.lastChild, visible(value));
 }
 
-/** A definition list's entries from [name, ...values]. */
-export const facts = (entries) => entries.map(([label, ...values]) =>
-  element('div', {}, element('dt', {}, label), element('dd', {}, ...values)));
+/** Fills a definition list with entries [name, ...values]. */
+export const fillFacts = (id, entries) => fill(id, ...entries.map(([label, ...values]) =>
+  element('div', {}, element('dt', {}, label), element('dd', {}, ...values))));
 
 /** What shows a relative time: element -> its words at a given time. */
 const ticking = new Map();
 
-/** A text that tick() keeps up to date: `words` of the time now. */
+/** A text that tick() keeps up to date. */
 export function ticker(words) {
-  const made = element('span', { class: 'ticks' }, words(atServer()));
+  const made = element('span', {}, words(atServer()));
   ticking.set(made, words);
   return made;
 }
 
+/** The time since a moment, in words that tick. */
+export const since = (at, words) => ticker((now) => words(Math.max(0, now - new Date(at))));
+
 /** Brings every relative time up to date, and forgets those that left the page. */
-export function tick(now) {
+export function tick() {
   for (const [target, words] of ticking) {
-    if (target.isConnected) setText(target, words(now));
+    if (target.isConnected) setText(target, words(atServer()));
     else ticking.delete(target);
   }
 }
@@ -119,9 +134,7 @@ export async function inSlices(steps) {
 }
 
 /** Resolves when the browser has time, within 100 ms. */
-export function idle() {
-  return new Promise((resolve) => {
-    if (window.requestIdleCallback) requestIdleCallback(resolve, { timeout: 100 });
-    else setTimeout(resolve, 0);
-  });
-}
+export const idle = () => new Promise((resolve) => {
+  if (window.requestIdleCallback) requestIdleCallback(resolve, { timeout: 100 });
+  else setTimeout(resolve, 0);
+});

@@ -21,8 +21,7 @@ function makeRow(user, reason, seq) {
     connections: user.connections, since: Date.parse(user.connected_at) || 0,
     seen: Date.parse(user.last_seen) || 0, reason, seq,
     statusRank: RANK[user.status] ?? 9, sourceRank: RANK[user.source] ?? 9,
-    message: user.message ?? '', hidden: user.invisible === true, // from all but admins
-    load: 0, // the load that last saw it
+    message: user.message ?? '', hidden: user.invisible === true, load: 0, // the one that saw it last
   };
 }
 
@@ -99,7 +98,6 @@ export class Model {
     return true;
   }
 
-  /** A load of everybody online begins. */
   beginLoad() {
     this.load++;
     this.loadStart = null;
@@ -133,7 +131,6 @@ export class Model {
     this.complete = true;
   }
 
-  /** Takes a row in place of the user's last one. */
   put(row) {
     const old = this.rows.get(row.id);
     this.note(row.id, old);
@@ -163,7 +160,6 @@ export class Model {
     this.totals[row.source === 'live' ? 'live' : 'cached'] += sign;
   }
 
-  /** Whether a row belongs in the view. */
   matches(row) {
     const { text, filter } = this.query;
     const fits = { all: true, online: row.online, available: row.status === 'online',

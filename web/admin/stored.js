@@ -7,31 +7,27 @@ const PAGE = 1000; // users a request
 const NEAR = 50; // of those whose ids begin with what is searched, first
 export const MOST = 20000; // users loaded for one question
 
-/**
- * Loads users who are not online for one question after another. `request` is that of api.js; `take`
- * gets users and their position, `failed` why there are none; `wake` is called when something changed.
- */
+/** `request` is that of api.js; `take` gets users and their position, `failed` why there are none;
+ *  `wake` is called when something changed. */
 export class Stored {
-  text = null; // what is searched, '' for everybody, null before the first question
-  sort = '';
-  scanned = 0; // users looked at for it
-  found = 0; // users that came
-  busy = false;
-  done = false; // there are no more
-  full = false; // no more are loaded
-  problem = '';
-  cursor = null;
-  abort = null; // ends the requests under way
-
   constructor({ request, take, failed, wake }) {
     Object.assign(this, { request, take, failed, wake });
+    this.clear();
   }
 
   /** Forgets the question. */
   clear() {
     this.abort?.abort();
-    Object.assign(this, { text: null, sort: '', scanned: 0, found: 0, busy: false, done: false,
-      full: false, problem: '', cursor: null, abort: null });
+    this.abort = null; // ends the requests under way
+    this.text = null; // what is searched, '' for everybody, null before the first question
+    this.sort = '';
+    this.scanned = 0; // users looked at for it
+    this.found = 0; // users that came
+    this.busy = false;
+    this.done = false; // there are no more
+    this.full = false; // no more are loaded
+    this.problem = '';
+    this.cursor = null;
   }
 
   /** Asks for users whose ids contain a text, in an order of the server's ('' for that of ids). */
@@ -42,7 +38,6 @@ export class Stored {
     return text ? this.run(() => this.search()) : this.more();
   }
 
-  /** Asks for the next page of everybody. */
   more() {
     return this.busy || this.done || this.full || this.problem ? null : this.run(() => this.page({}));
   }
@@ -72,46 +67,40 @@ export class Stored {
     this.wake();
   }
 
-  /**
-   * Ids that begin with the text, of which the one that is the text comes first: the server looks
-   * these up. Then all that contain it, to the end.
-   */
+  /** Asks for users and hands them over. The answer, or null when there is another question by now. */
+  async load(query) {
+    const { signal } = this.abort;
+    const answer = await this.request(`users?${new URLSearchParams(query)}`, { signal });
+    if (signal.aborted) return null;
+    this.take(answer.users, answer.position);
+    this.wake();
+    return answer;
+  }
+
+  /** Ids that begin with the text, which the server looks up; then all that contain it, to the end. */
   async search() {
-    const { text, abort: { signal } } = this;
-    const query = new URLSearchParams({ prefix: text, limit: NEAR });
-    const { users, position } = await this.request(`users?${query}`, { signal });
-    if (!signal.aborted) this.hand(users, position);
-    while (!signal.aborted && !this.done && !this.full) await this.page({ q: text });
+    let more = await this.load({ prefix: this.text, limit: NEAR });
+    while (more && !this.done && !this.full) more = await this.page({ q: this.text });
   }
 
   /** One page of those not online. */
   async page(filter) {
-    const { signal } = this.abort;
-    const query = new URLSearchParams({ status: 'offline', limit: PAGE, ...filter });
-    if (this.sort) query.set('sort', this.sort);
-    if (this.cursor) query.set('cursor', this.cursor);
-    const { users, position, scanned, next } = await this.request(`users?${query}`, { signal });
-    if (signal.aborted) return;
-    this.found += users.length;
-    this.scanned += scanned ?? users.length;
-    this.cursor = next;
-    this.done = !next;
+    const { sort, cursor } = this;
+    const answer = await this.load({ status: 'offline', limit: PAGE, ...filter, ...(sort && { sort }),
+      ...(cursor && { cursor }) });
+    if (!answer) return false;
+    this.found += answer.users.length;
+    this.scanned += answer.scanned ?? answer.users.length;
+    this.cursor = answer.next;
+    this.done = !answer.next;
     this.full = this.found >= MOST;
-    this.hand(users, position);
-  }
-
-  /** Hands users over. */
-  hand(users, position) {
-    this.take(users, position);
-    this.wake();
+    return true;
   }
 }
 
-/**
- * Which part of the list is shown, and how far it is known: "1 to 50 of 120", "1 to 50 of 100,019
- * known, 20,566 loaded", "1 to 7 of 7, searching, 40,000 of 100,019". `stored` is null when only
- * users online are asked for; `known` how many there are in all, `online` how many of them are.
- */
+/** Which part of the list is shown, and how far it is known: "1 to 50 of 120", "1 to 50 of 100,019
+ *  known, 20,566 loaded", "1 to 7 of 7, searching, 40,000 of 100,019". `stored` is null when only
+ *  users online are asked for; `known` is how many there are in all. */
 export function rangeText({ from, to, total, filter }, stored, { known, online }) {
   const here = `${count(from)} to ${count(to)} of`;
   if (!stored || (stored.done && !stored.text)) return `${here} ${count(total)}`;

@@ -10,13 +10,12 @@ const DEAD = 40000; // the same, and then the stream is ended
 const MAX_DELAY = 30000; // ms between two attempts
 const MAX_EVENT = 1 << 20; // characters
 
-/** Takes the text of a stream apart, however it is cut. */
 export class SseParser {
   rest = '';
   retry = null;
   event = { type: 'message', data: '', id: null };
 
-  /** More text has come: the events that ended with it. Throws when one does not end. */
+  /** The events that ended with this text. Throws when one does not end. */
   push(text) {
     const lines = (this.rest + text).split(/\r\n|\n|\r(?!$)/);
     this.rest = lines.pop();
@@ -79,7 +78,6 @@ export class ChangeStream {
     Object.assign(this, { fetch, wake, random, now });
   }
 
-  /** Connects now, unless it is. */
   open() {
     if (this.phase !== 'open' && this.phase !== 'connecting') this.run();
   }
@@ -117,7 +115,6 @@ export class ChangeStream {
     if (!alive && /open|connecting/.test(this.phase)) this.fail('nothing heard for too long');
   }
 
-  /** One connection from its request to its end. */
   async run() {
     const abort = this.abort = new AbortController();
     this.phase = 'connecting';
@@ -126,7 +123,7 @@ export class ChangeStream {
     if (this.lastId) headers['Last-Event-ID'] = this.lastId;
     let problem = 'the server ended the stream';
     try {
-      const answer = await this.fetch({ headers, cache: 'no-store', signal: abort.signal });
+      const answer = await this.fetch({ headers, signal: abort.signal });
       if (this.abort !== abort) return;
       const type = answer.headers.get('Content-Type') ?? '';
       if (answer.ok && type.startsWith('text/event-stream')) {
