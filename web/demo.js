@@ -14,12 +14,9 @@ let live = null; // the last real socket
 let reconnected = 0;
 let lost = false;
 
-/** A WebSocket, or while the network is cut one that fails as on a dead line. */
+// A WebSocket, or while the network is cut one that fails as on a dead line.
 function Socket(url, protocols) {
-  if (!cut) {
-    live = new WebSocket(url, protocols);
-    return live;
-  }
+  if (!cut) return (live = new WebSocket(url, protocols));
   const dead = { readyState: 0, send() {}, close() {} };
   setTimeout(() => dead.onclose?.({ code: 1006, reason: '', wasClean: false }), 300);
   return dead;
@@ -27,10 +24,8 @@ function Socket(url, protocols) {
 
 const client = new PresenceService({ WebSocket: Socket });
 
-/**
- * Cuts the network, or mends it. A page cannot end a socket without saying goodbye, so it breaks
- * the protocol: the server takes that for a lost connection, as it would a pulled cable.
- */
+// Cuts the network, or mends it. A page cannot end a socket without saying goodbye, so it breaks
+// the protocol: the server takes that for a lost connection, as it would a pulled cable.
 function setCut(now) {
   cut = now;
   byId('cut').setAttribute('aria-pressed', cut);
@@ -53,7 +48,7 @@ function note(text) {
 function showState(state, text) {
   byId('you').dataset.state = state;
   setText('state', text);
-  setText('reconnected', String(reconnected));
+  setText('reconnected', reconnected);
   if (state === 'connected') setText('attempt', '0');
   setTimeout(look, 100);
 }
@@ -63,20 +58,15 @@ function running(name) {
   fill('me', foreign(name ?? ''));
 }
 
-/** Goes online with a name, and remembers it for a reload of this tab. */
+// Goes online with a name, and remembers it for a reload of this tab.
 function start(name) {
-  try {
-    client.startPresence(name);
-  } catch (error) {
-    note(error.message);
-    return;
-  }
+  client.startPresence(name);
   sessionStorage.setItem('name', name);
   running(name);
   showState('trying', 'Connecting');
 }
 
-/** Shows what the user has set before, in another tab or before a reload. */
+// What the user has set in another tab, or before a reload.
 async function recall() {
   try {
     const { status, invisible, message = '' } =
@@ -115,10 +105,15 @@ client.on('error', ({ code, message, final }) => {
   running(null);
 });
 
-on('start', 'submit', (event) => {
+const onName = (form, input, work) => on(form, 'submit', (event) => {
   event.preventDefault();
-  start(byId('name').value.trim());
+  try {
+    work(byId(input).value.trim());
+  } catch (error) {
+    note(error.message);
+  }
 });
+onName('start', 'name', start);
 on('stop', 'click', () => {
   client.stopPresence();
   sessionStorage.removeItem('name');
@@ -146,40 +141,30 @@ const followed = new Set();
 function follow(id) {
   if (followed.has(id)) return;
   const stop = element('button', { 'aria-label': `Stop following ${visible(id)}` }, 'Stop');
-  const item = element('li', {}, foreign(id), stop);
-  let told = [];
-  const tell = (...more) => { // the button keeps the focus
-    told.forEach((one) => one.remove());
-    stop.before(...told = more);
-  };
-  const end = client.watch(id, ({ status, message = '', source, stale }) => {
-    tell(muted(foreign(message), stale ? ' (stale)' : ''), badge(status), badge(source));
-  }, (error) => tell(element('span', {}, error.message)));
+  const about = element('span', { class: 'about' }, muted('not known yet'));
+  const item = element('li', {}, foreign(id), about, stop);
+  const end = client.watch(id, ({ status, message = '', source, stale }) => about.replaceChildren(
+    muted(foreign(message), stale ? ' (stale)' : ''), badge(status), badge(source)),
+  (error) => about.replaceChildren(error.message));
   stop.addEventListener('click', () => {
     end();
     followed.delete(id);
     item.remove();
   });
-  tell(muted('not known yet'));
   followed.add(id);
   byId('followed').append(item);
 }
-on('follow', 'submit', (event) => {
-  event.preventDefault();
-  try {
-    follow(byId('whom').value.trim());
-    byId('whom').value = '';
-  } catch (error) {
-    note(error.message);
-  }
+onName('follow', 'whom', (id) => {
+  follow(id);
+  byId('whom').value = '';
 });
 
-/** Looks who is online; not by a stream, for which a browser has six connections a server only. */
+// Looks who is online; not by a stream, for which a browser has six connections a server only.
 async function look() {
   if (document.hidden) return;
   try {
     const { users, count } = await request('admin/online-users?limit=100');
-    setText('count', String(count));
+    setText('count', count);
     show({ nobody: !count });
     fill('others', ...users.map((user) => element('li', {}, foreign(user.user_id),
       muted(user.user_id === client.getCurrentUserId() ? 'you, ' : '',

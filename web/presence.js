@@ -2,10 +2,6 @@
 /* The browser client of presence: holds the WebSocket that makes a user online, and gets it back
  * whenever it is lost. An ES module without dependencies, for browsers and for Node 22 or later.
  *
- *     import { presenceService } from './presence.js';
- *     presenceService.startPresence('alice');        // after login
- *     presenceService.stopPresence();                // at logout
- *
  * At most one socket counts, that of #try; an older one is not heard. Nothing is kept outside the
  * instance (no storage, no channel), so a duplicated tab is a client of its own.
  *
@@ -13,10 +9,10 @@
  * behind the other, even when a callback calls in; events are told behind a step, in order: no
  * callback sees half a step.
  *
- * #watched has an entry for each user that somebody here watches. A connection begins with nobody
- * followed; #follow() then makes up the difference between that and the entries, a message at a
- * time. What an entry knows is stale from the loss of a connection to the next snapshot. Watches
- * are called back in microtasks, so nothing they do comes in between here.
+ * #watched has an entry for each user that somebody here watches; #follow() makes up the difference
+ * between that and whom the server follows for this connection. What an entry knows is stale from
+ * the loss of a connection to the next snapshot.
+ *
  * The states, and what everything means to an application, are in presence.d.ts. */
 
 /** @typedef {import('./presence.js').PresenceClose} Close */
@@ -51,7 +47,6 @@ const DEFAULTS = {
 const STATUSES = ['online', 'away', 'busy'];
 /** What options are whose default does not tell. */
 const KINDS = { getToken: 'function', WebSocket: 'function', heartbeatInterval: 'number' };
-const JITTER = 0.1; // the part of a delay that is added at random
 const RETRY_MAX = 3600000; // ms that a server can ask to stay away
 const TIMER_MAX = 0x7fffffff; // ms; a longer timer would fire at once
 const STATUS_PAUSE = 250; // ms between two changes of status
@@ -66,7 +61,6 @@ const SHARE = 0.8; // the part of the pace that is used: networks are uneven
 const WATCH_BYTES = 3400; // of ids in a message, at most
 const WATCH_HEAD = 30; // and of what is around them
 const WATCH_COST = 100; // as many ids cost as much as a message
-const WATCH_ERRORS = ['forbidden', 'too_many_watched', 'invalid_user_id'];
 
 const CLOSE_STOP = 1000; // the user leaves: offline at once
 const CLOSE_AWAY = 4001; // what 1001 is to a browser, which does not let a page send that
@@ -76,28 +70,11 @@ const CLOSE_RESTART = 1012;
 const CLOSE_TOKEN = 4401;
 const CLOSE_FORBIDDEN = 4403;
 
-const CONNECTION_TIMERS = ['deadline', 'heartbeat', 'probe', 'status', 'manual', 'watch', 'renew'];
-const WINDOW_EVENTS = ['online', 'offline', 'pagehide', 'pageshow'];
-const DOCUMENT_EVENTS = ['visibilitychange', 'freeze', 'resume'];
-
-/** Node before 22. */
-const NO_WEBSOCKET = 'presence: there is no WebSocket here; npm install ws, then: '
-  + "import WebSocket from 'ws'; presenceService.configure({ WebSocket })";
-
-/** Nor has the page of a file an origin. */
-const NO_PAGE = 'presence: apiUrl is needed, as there is no page with an origin: '
-  + "configure({ apiUrl: 'https://presence.example.com' })";
-
-const UNSEEN = 'the token does not let this page see all whom it watches: its claim watch names'
-  + ' them, or is "*"; see renewToken()';
-
-/** EventTarget, or what on() needs of it where there is none, or no CustomEvent (React Native). */
+// EventTarget, or what on() needs of it where there is none, or no CustomEvent (React Native).
 const native = globalThis.EventTarget && globalThis.CustomEvent;
 const Target = native ? EventTarget : /** @type {typeof EventTarget} */ (class {
-  #all = new Set(); /* [type, listener] */
-  addEventListener(type, listener) {
-    this.#all.add([type, listener]);
-  }
+  #all = new Set(); // [type, listener]
+  addEventListener(type, listener) { this.#all.add([type, listener]); }
 
   removeEventListener(type, listener) {
     for (const one of this.#all) if (one[0] === type && one[1] === listener) this.#all.delete(one);
@@ -115,12 +92,14 @@ const Target = native ? EventTarget : /** @type {typeof EventTarget} */ (class {
   }
 });
 
-/** Does what is queued, and what comes to it meanwhile. */
+// Does what is queued, and what comes to it meanwhile.
 function drain(queue) {
   for (let next = queue.shift(); next; next = queue.shift()) next();
 }
 
-/** What was thrown, in words. */
+const misuse = (text) => new TypeError(`presence: ${text}`);
+
+// What was thrown, in words.
 function words(thrown, member = 'message', other = thrown) {
   try {
     return String(thrown?.[member] ?? other);
@@ -131,13 +110,13 @@ function words(thrown, member = 'message', other = thrown) {
 
 const bytesOf = (text) => encodeURIComponent(text).replace(/%../g, '.').length;
 
-/** A number that a server sent, if it is one from `least` up. */
+// A number that a server sent, if it is one from `least` up.
 const numberOf = (value, least, other) => (
   typeof value === 'number' && value >= least && value < Infinity ? value : other);
 
-/** A user id as a segment of a path, or why the server could not take it. */
+// A user id as a segment of a path, or why the server could not take it.
 function encodeUserId(userId) {
-  if (typeof userId !== 'string') throw new TypeError('presence: a user id is a string');
+  if (typeof userId !== 'string') throw misuse('a user id is a string');
   let segment = '';
   let why = 'has no control characters';
   try {
@@ -148,63 +127,54 @@ function encodeUserId(userId) {
   } catch {
     why = 'has no half of a surrogate pair';
   }
-  throw new TypeError(`presence: a user id ${why}`);
+  throw misuse(`a user id ${why}`);
 }
 
-/** The WebSocket's address below apiUrl or, without one, the page's own origin. */
+// The WebSocket's address below apiUrl or, without one, the page's own origin.
 function socketUrl(apiUrl, userId, location) {
   const segment = encodeUserId(userId);
-  if (/^\.\.?$/.test(segment)) throw new TypeError('presence: URLs cannot hold the ids . and ..');
+  if (/^\.\.?$/.test(segment)) throw misuse('URLs cannot hold the ids . and ..');
   let url;
   try {
     url = apiUrl ? new URL(apiUrl, location?.href) : new URL(location.origin);
   } catch {
-    throw new TypeError(apiUrl ? `presence: apiUrl is not a URL: ${apiUrl}` : NO_PAGE);
+    throw misuse(apiUrl ? `apiUrl is not a URL: ${apiUrl}`
+      : 'apiUrl is needed, as there is no page with an origin: ' // nor has that of a file
+        + "configure({ apiUrl: 'https://presence.example.com' })");
   }
-  if (!/^(http|ws)s?:$/.test(url.protocol)) {
-    throw new TypeError(`presence: apiUrl begins with http or https: ${apiUrl}`);
-  }
+  if (!/^(http|ws)s?:$/.test(url.protocol)) throw misuse(`apiUrl begins with http or https: ${apiUrl}`);
   url.protocol = url.protocol.replace('http', 'ws');
   url.hash = '';
   url.pathname = `${url.pathname.replace(/\/+$/, '')}/ws/presence/${segment}`;
   return url.href;
 }
 
-/** Milliseconds out of `retry_after=MS`, or null. */
-function retryAfter(reason) {
-  const found = /(?:^|[\s;,])retry_after=(\d{1,15})(?![\d.])/.exec(reason);
-  return found ? Math.min(Number(found[1]), RETRY_MAX) : null;
-}
-
-/** A close as this side noticed or decided it, or of an event, which may leave out much. */
-const broken = (reason, code = CLOSE_BROKEN, wasClean = false) => ({
+// A close as this side noticed or decided it, or of an event, which may leave out much.
+const closeOf = (reason, code = CLOSE_BROKEN, wasClean = false) => ({
   code: Number.isInteger(code) ? code : CLOSE_BROKEN,
   reason: typeof reason === 'string' ? reason : '',
   wasClean: wasClean === true,
 });
 
-/** The error that a close's reason names, and the words behind it. */
-function errorOf(reason) {
-  const [, code = reason, said = ''] = /^(\w+): ([^]*)$/.exec(reason) ?? [];
-  return { code, said };
-}
-
-/** Checks options; those that are undefined or null are left out. */
+// Checks options; those that are undefined or null are left out.
 function checkOptions(options) {
   const checked = {};
   for (const [name, given] of Object.entries(options)) {
-    if (!Object.hasOwn(DEFAULTS, name)) throw new TypeError(`presence: no option ${name}`);
+    if (!Object.hasOwn(DEFAULTS, name)) throw misuse(`no option ${name}`);
     const value = name === 'apiUrl' && given instanceof URL ? given.href : given;
     if ((value ?? null) === null) continue;
     const kind = KINDS[name] ?? typeof DEFAULTS[name];
     if (kind === 'object' ? Object(value) !== value
       : kind !== 'boolean' && (typeof value !== kind || (kind === 'number' && !(value >= 0)))) {
-      throw new TypeError(`presence: ${name} is a ${kind}${kind === 'number' ? ' from 0 up' : ''}`);
+      throw misuse(`${name} is a ${kind}${kind === 'number' ? ' from 0 up' : ''}`);
     }
     checked[name] = name === 'clock' ? { ...DEFAULTS.clock, ...value } : value;
   }
   return checked;
 }
+
+// What #watched has of a user whom the server does not follow.
+const unfollowed = () => ({ followed: false, error: null, told: new Map(), most: Infinity });
 
 /** The presence of one user in one page; see presence.d.ts. */
 export class PresenceService extends Target {
@@ -242,10 +212,9 @@ export class PresenceService extends Target {
   #sent = 'online'; // the status that the server has of this connection
   #sentAt = -Infinity;
   /** @type {string | null} */ #manual = null; // the manual status that is still to be sent
-  /** Who is watched: by id the user as known, the watches, whether the server follows this user for
-   *  this connection (or was asked to), the error if it will not, which watches were told that, how
-   *  many it may be asked for at most in one message with this one, and what the id takes in it.
-   *  @type {Map<string, any>} */
+  /** By id the user as known, the watches, whether the server follows this user for this connection
+   *  (or was asked to), the error if it will not, which watches were told that, how many it may be
+   *  asked for in one message with this one, and what the id takes in it. @type {Map<string, any>} */
   #watched = new Map();
   #sight = {}; // another one at each start: what one user saw is not told to the next
   #planned = false; // #follow() is about to run
@@ -267,13 +236,14 @@ export class PresenceService extends Target {
 
   // ---- What an application calls: see presence.d.ts ----
 
-  configure(options) {
-    Object.assign(this.#options, checkOptions(options));
-  }
+  configure(options) { Object.assign(this.#options, checkOptions(options)); }
 
   startPresence(userId) {
     const url = socketUrl(this.#options.apiUrl, userId, this.#window.location);
-    if (typeof this.#WebSocket !== 'function') throw new TypeError(NO_WEBSOCKET);
+    if (typeof this.#WebSocket !== 'function') { // Node before 22
+      throw misuse('there is no WebSocket here; npm install ws, then: '
+        + "import WebSocket from 'ws'; presenceService.configure({ WebSocket })");
+    }
     this.#step(() => {
       if (this.#userId === userId && this.#url === url) {
         this.#wake('startPresence');
@@ -292,36 +262,31 @@ export class PresenceService extends Target {
     });
   }
 
-  stopPresence() {
-    this.#step(() => this.#stop('stopPresence'));
-  }
+  stopPresence() { this.#step(() => this.#stop('stopPresence')); }
 
   renewToken() {
     this.#step(() => { // who is not connected gets a new one with the next try
-      if (this.#state === 'connected') this.#renew();
+      if (this.#connected) this.#renew();
     });
   }
 
   /** @param {any} status @param {any} options */
   setStatus(status, { manual = false, message, expiresIn } = {}) {
-    const known = STATUSES.includes(status);
-    if (manual && (known || status === 'invisible' || status === null)) {
+    if (!STATUSES.includes(status) && !(manual && ['invisible', null].includes(status))) {
+      throw misuse(`a status is one of ${STATUSES.join(', ')}`);
+    }
+    if (manual) {
       if (typeof (message ?? '') !== 'string' || !Number.isFinite(expiresIn ?? 0)) {
-        throw new TypeError('presence: message is a string, expiresIn a number of seconds');
+        throw misuse('message is a string, expiresIn a number of seconds');
       }
-      const text = { type: 'status', manual: true, status, message, expires_in: expiresIn };
+      const text = JSON.stringify({ type: 'status', manual: true, status, message, expires_in: expiresIn });
       this.#step(() => {
-        this.#manual = JSON.stringify(text);
+        this.#manual = text;
         this.#sendManual();
       });
       return;
     }
-    if (!known || manual) {
-      throw new TypeError(`presence: a status is one of ${STATUSES.join(', ')}`);
-    }
-    if ((message ?? expiresIn ?? null) !== null) {
-      throw new TypeError('presence: only a manual status has a message and an end');
-    }
+    if ((message ?? expiresIn ?? null) !== null) throw misuse('only a manual status has a message and an end');
     this.#step(() => {
       this.#chosen = status;
       this.#change();
@@ -329,7 +294,7 @@ export class PresenceService extends Target {
     });
   }
 
-  isConnected() { return this.#state === 'connected'; }
+  isConnected() { return this.#connected; }
   getCurrentUserId() { return this.#userId; }
   getSnapshot() { return /** @type {Snapshot} */ (this.#snapshot); }
   get state() { return this.#state; }
@@ -339,14 +304,12 @@ export class PresenceService extends Target {
     const all = new Set(typeof ids === 'string' ? [ids] : [...ids]);
     for (const id of all) encodeUserId(id);
     if (typeof callback !== 'function' || typeof (onError ?? callback) !== 'function') {
-      throw new TypeError('presence: watch needs a callback, and onError is one');
+      throw misuse('watch needs a callback, and onError is one');
     }
     const watch = { callback, onError, ended: false };
     for (const id of all) {
-      const entry = this.#watched.get(id) ?? {
-        user: null, watches: new Set(), followed: false, error: null, told: new Map(),
-        most: Infinity, bytes: bytesOf(JSON.stringify(id)) + 1,
-      };
+      const entry = this.#watched.get(id)
+        ?? { user: null, watches: new Set(), bytes: bytesOf(JSON.stringify(id)) + 1, ...unfollowed() };
       this.#watched.set(id, entry);
       entry.watches.add(watch);
       if (entry.user) this.#tell([watch], 'callback', entry.user);
@@ -366,7 +329,7 @@ export class PresenceService extends Target {
   }
 
   on(type, listener) {
-    if (typeof listener !== 'function') throw new TypeError('presence: on needs a listener');
+    if (typeof listener !== 'function') throw misuse('on needs a listener');
     const heard = (event) => listener(event.detail);
     this.addEventListener(type, heard);
     return () => this.removeEventListener(type, heard);
@@ -394,8 +357,8 @@ export class PresenceService extends Target {
 
   // ---- The state machine ----
 
-  /** Begins a try: token, socket, hello, within connectTimeout. `extra`: the page woke up, so it
-   *  does not count. */
+  // Begins a try: token, socket, hello, within connectTimeout. `extra`: the page woke up, so it
+  // does not count.
   #connect(extra = false) {
     const attempt = { socket: null, token: '', extra };
     this.#disarm('retry');
@@ -403,7 +366,7 @@ export class PresenceService extends Target {
     this.#lastTry = this.#now();
     this.#answered = false;
     this.#arm('deadline', this.#options.connectTimeout, () => {
-      this.#lost(attempt, broken('no hello in time'));
+      this.#lost(attempt, closeOf('no hello in time'));
     });
     if (this.#attempt === 0) this.#change('connecting');
     const next = this.#next;
@@ -422,9 +385,9 @@ export class PresenceService extends Target {
     }, next);
   }
 
-  /** Asks the application for a token, unless one is known. `then` gets it, or what is wrong, if the
-   *  try still counts; a microtask later at least: who starts, stops and starts in one go makes one
-   *  socket. */
+  // Asks the application for a token, unless one is known. `then` gets it, or what is wrong, if the
+  // try still counts; a microtask later at least: who starts, stops and starts in one go makes one
+  // socket.
   async #askToken(attempt, then, known = '') {
     const { getToken } = this.#options;
     let token;
@@ -439,15 +402,15 @@ export class PresenceService extends Target {
     });
   }
 
-  /** Gets the next token while this one is good, and connects anew with it, within the server's
-   *  grace time. Where none comes the connection stays until the server ends it. */
+  // Gets the next token while this one is good, and connects anew with it, within the server's
+  // grace time. Where none comes the connection stays until the server ends it.
   #renew() {
     const attempt = this.#try;
     this.#askToken(attempt, (token, wrong) => {
       if (wrong) this.#error('token_failed', wrong);
       else if (typeof token === 'string' && !['', attempt?.token].includes(token)) {
         this.#next = token;
-        this.#lost(attempt, broken('renew', CLOSE_AWAY), true);
+        this.#lost(attempt, closeOf('renew', CLOSE_AWAY), true);
       }
     });
   }
@@ -463,7 +426,7 @@ export class PresenceService extends Target {
       });
       socket.onmessage = ({ data }) => this.#step(() => this.#receive(attempt, data));
       socket.onclose = ({ reason, code, wasClean }) => {
-        this.#step(() => this.#lost(attempt, broken(reason, code, wasClean)));
+        this.#step(() => this.#lost(attempt, closeOf(reason, code, wasClean)));
       };
       socket.onerror = () => this.#step(() => this.#log('socket error'));
     } catch (error) {
@@ -472,7 +435,7 @@ export class PresenceService extends Target {
     }
   }
 
-  /** Types of messages that are not known are ignored: newer servers have more of them. */
+  // Types of messages that are not known are ignored: newer servers have more of them.
   #receive(attempt, data) {
     if (this.#try !== attempt) return;
     this.#heard = this.#now();
@@ -499,10 +462,10 @@ export class PresenceService extends Target {
     }
   }
 
-  /** The server counts this connection: the user is online. Following begins anew, but not the
-   *  backoff: the connection may end at once. */
+  // The server counts this connection: the user is online. Following begins anew, but not the
+  // backoff: the connection may end at once.
   #hello(message) {
-    if (this.#state === 'connected') return;
+    if (this.#connected) return;
     const seconds = numberOf(message.heartbeat_seconds, Number.MIN_VALUE, 25);
     this.#heartbeat = this.#options.heartbeatInterval ?? Math.max(seconds * 1000, 1000);
     this.#disarm('deadline');
@@ -524,7 +487,8 @@ export class PresenceService extends Target {
     this.#follow();
   }
 
-  get #room() { return this.#message - WATCH_HEAD; } /* for ids in a message */
+  get #connected() { return this.#state === 'connected'; }
+  get #room() { return this.#message - WATCH_HEAD; } // for ids in a message
 
   #limits({ max_message: bytes, max_messages_per_second: rate, max_watch: users }) {
     const messages = numberOf(rate, 0, RATE) / this.#care;
@@ -537,17 +501,17 @@ export class PresenceService extends Target {
 
   #failed(attempt, code, text) {
     this.#error(code, text);
-    this.#lost(attempt, broken(code));
+    this.#lost(attempt, closeOf(code));
   }
 
-  /** A try or connection ended. `now`: try again at once, unless the one before was not stable
-   *  either. */
+  // A try or connection ended. `now`: try again at once, unless the one before was not stable
+  // either.
   #lost(attempt, close, now = false) {
     if (this.#try !== attempt) return;
     const { code, reason } = close;
-    const { code: error, said } = errorOf(reason);
+    const [, error = reason, said = ''] = /^(\w+): ([^]*)$/.exec(reason) ?? [];
     const { maxReconnectAttempts: most, giveUp, reconnectDelay } = this.#options;
-    const was = this.#state === 'connected';
+    const was = this.#connected;
     const stood = was ? this.#now() - this.#greeted : 0;
     this.#log(`lost: ${code} ${reason}`);
     if (code === CLOSE_FORBIDDEN) {
@@ -581,7 +545,7 @@ export class PresenceService extends Target {
     if (told) this.#emit(...told);
   }
 
-  /** What is to be mended when the server refuses the token of a try: `said` is why. */
+  // `said` is why the server refused the token of a try.
   #tokenAdvice({ token }, said) {
     if (token) return `the server refused what getToken gave: ${said}`;
     return this.#options.getToken ? 'the server wants a token, and getToken gave none'
@@ -589,7 +553,7 @@ export class PresenceService extends Target {
         + "(await fetch('/presence-token', { method: 'POST' })).text() })";
   }
 
-  /** What is to be mended when a socket does not open: a browser does not tell its page why. */
+  // A browser does not tell its page why a socket does not open.
   #noSocket() {
     const { host, origin, protocol } = new URL(this.#url);
     const page = this.#ofPage(() => this.#window.location?.origin);
@@ -600,21 +564,22 @@ export class PresenceService extends Target {
     return `no WebSocket at ${protocol}//${host}: is the server up?${what}`;
   }
 
-  /** Decides when the next try is. Returns the event of that, if any. `now`: at once. `was`: a
-   *  connection has ended, not a try. */
+  // Decides when the next try is. Returns the event of that, if any. `now`: at once. `was`: a
+  // connection has ended, not a try.
   #later({ code, reason }, now, was) {
-    const { reconnectDelay, maxReconnectDelay, probeDelay } = this.#options;
-    const maxAttempts = this.#options.maxReconnectAttempts;
+    const { maxReconnectAttempts: maxAttempts, reconnectDelay, maxReconnectDelay, probeDelay } = this.#options;
     const first = this.#state !== 'suspended';
     const slow = this.#attempt > maxAttempts;
     const doubled = reconnectDelay * 2 ** Math.min(this.#attempt - 1, 30);
-    const asked = code === CLOSE_RESTART ? retryAfter(reason) : null;
-    let delay = this.#jitter(slow ? probeDelay : Math.min(doubled, maxReconnectDelay));
+    const [, ms] = /(?:^|[\s;,])retry_after=(\d{1,15})(?![\d.])/.exec(reason) ?? [];
+    const least = Math.min(slow ? probeDelay : Math.min(doubled, maxReconnectDelay), TIMER_MAX);
+    let delay = Math.max(least * (1 + 0.1 * this.#random()), SHORTEST); // clients must not come all at once
     if (was && code === CLOSE_BROKEN && this.#spread) {
       delay += Math.min(this.#spread, RETRY_MAX) * this.#random();
     }
     if (now) delay = 0;
-    if (asked !== null) {
+    if (ms && code === CLOSE_RESTART) {
+      const asked = Math.min(Number(ms), RETRY_MAX);
       delay = Math.max(asked, SHORTEST, this.#attempt > 1 ? delay : 0);
       this.#notBefore = this.#now() + asked;
     }
@@ -629,16 +594,14 @@ export class PresenceService extends Target {
     if (this.#userId === null) return;
     this.#disarm('manual'); // the last one wanted is sent, not left behind
     this.#sendManual(true);
-    this.#end({ code: CLOSE_STOP, reason, wasClean: true });
+    this.#end(closeOf(reason, CLOSE_STOP, true));
   }
 
-  /** Everything ends, until startPresence(); with an error when the application did not ask for it. */
+  // Everything ends, until startPresence(); with an error when the application did not ask for it.
   #end(close, error = '', message = '') {
     this.#drop(CLOSE_STOP, close.reason);
-    for (const name of [...this.#timers.keys()]) this.#disarm(name);
-    for (const [target, name] of this.#page) {
-      this.#ofPage(() => target.removeEventListener(name, this.#onPage));
-    }
+    for (const name of this.#timers.keys()) this.#disarm(name);
+    for (const [target, name] of this.#page) this.#ofPage(() => target.removeEventListener(name, this.#onPage));
     this.#page = [];
     this.#userId = null;
     this.#url = '';
@@ -655,11 +618,10 @@ export class PresenceService extends Target {
     if (error) this.#error(error, message, true);
   }
 
-  /** Lets go of the socket. */
   #drop(code, reason = '') {
     const socket = this.#try?.socket;
     this.#try = null;
-    for (const name of CONNECTION_TIMERS) this.#disarm(name);
+    for (const name of this.#timers.keys()) if (!/away|retry/.test(name)) this.#disarm(name);
     this.#unfollow();
     if (!socket) return;
     try {
@@ -675,21 +637,18 @@ export class PresenceService extends Target {
 
   // ---- Following others ----
 
-  /** Has #follow() run once, behind all that is watched now. */
+  // Has #follow() run once, behind all that is watched now.
   #plan() {
     if (!this.#planned) queueMicrotask(() => this.#step(() => this.#follow()));
     this.#planned = true;
   }
 
-  /** Tells the server whom not to follow any more, then whom to follow: as many as a message takes,
-   *  the next ones when that is answered and the pace allows it. */
+  // Tells the server whom not to follow any more, then whom to follow: as many as a message takes,
+  // the next ones when that is answered and the pace allows it.
   #follow() {
-    const connected = this.#state === 'connected';
     this.#planned = false;
-    if (connected && (this.#asked || this.#timers.has('watch'))) return;
-    /** @type {string[]} */ const gone = [];
-    /** @type {string[]} */ const wanted = [];
-    /** @type {string[]} */ const long = [];
+    if (this.#connected && (this.#asked || this.#timers.has('watch'))) return;
+    /** @type {string[][]} */ const [gone, wanted, long] = [[], [], []];
     let room = this.#most;
     for (const [id, { watches, followed, error, bytes }] of this.#watched) {
       if (followed) room--;
@@ -698,7 +657,7 @@ export class PresenceService extends Target {
       if (!watches.size && !followed) this.#watched.delete(id);
     }
     const leaving = gone.length > 0;
-    if (!connected) return;
+    if (!this.#connected) return;
     if (!leaving) this.#denyAll(long, 'message_too_large', this.#message);
     if (!leaving && room <= 0) { // why those are that it refused before, the server says
       const fresh = wanted.filter((id) => this.#watched.get(id).most === Infinity);
@@ -725,8 +684,8 @@ export class PresenceService extends Target {
     this.#plan();
   }
 
-  /** As many of these users as a message and the server take; not `leaving`, of those that may be
-   *  asked for with most others. */
+  // As many of these users as a message and the server take; not `leaving`, of those that may be
+  // asked for with most others.
   #fitting(ids, room, leaving) {
     const pace = Math.max(this.#burst / this.#gap - 1, 1) * WATCH_COST || Infinity;
     const few = Math.min(pace, leaving ? pace : room);
@@ -744,14 +703,14 @@ export class PresenceService extends Target {
     return users;
   }
 
-  /** Says of these users what the server would: `limit` is why. */
+  // Says of these users what the server would: `limit` is why.
   #denyAll(ids, code, limit) {
     const message = `the limit of the server is ${limit}`;
     const news = ids.filter((id) => this.#deny(id, { code, message, userId: id }));
     if (news.length) this.#error(code, message);
   }
 
-  /** A watch is answered: the server has counted it by now, perhaps only now. */
+  // A watch is answered: the server has counted it by now, perhaps only now.
   #answeredWatch() {
     if (this.#asked) this.#paced += this.#now() - this.#askedAt;
     this.#asked = null;
@@ -764,21 +723,22 @@ export class PresenceService extends Target {
     }
   }
 
-  /** Nobody is followed any more: the connection is gone, and what is known is stale. */
+  // The connection is gone, and what is known is stale.
   #unfollow() {
     this.#asked = null;
     for (const entry of this.#watched.values()) {
-      Object.assign(entry, { followed: false, error: null, told: new Map(), most: Infinity });
+      Object.assign(entry, unfollowed());
       if (entry.user && !entry.user.stale) this.#set(entry, entry.user, true);
     }
   }
 
-  /** A watch was refused as a whole. Whom the error names is left out; if nobody, half as many are
-   *  asked for until it is clear who is meant. When the server follows as many as it will, that is
-   *  true of all who wait. False when the error is to be told. */
+  // A watch was refused as a whole. Whom the error names is left out; if nobody, half as many are
+  // asked for until it is clear who is meant. When the server follows as many as it will, that is
+  // true of all who wait. False when the error is to be told.
   #refuse(code, message, users) {
     const asked = this.#asked;
-    if (!asked || !WATCH_ERRORS.includes(code)) return false;
+    const refusals = ['forbidden', 'too_many_watched', 'invalid_user_id'];
+    if (!asked || !refusals.includes(code)) return false;
     this.#answeredWatch();
     const named = new Set([users].flat().filter((id) => asked.has(id)));
     const unclear = !named.size && asked.size > 1;
@@ -787,14 +747,17 @@ export class PresenceService extends Target {
       else if (code !== 'too_many_watched' || entry.followed || entry.error) continue;
       if (unclear) entry.most = Math.min(entry.most, Math.ceil(asked.size / 2));
       if (unclear || (named.size && !named.has(id))) continue;
-      if (code === 'forbidden') this.#advise(UNSEEN);
+      if (code === 'forbidden') {
+        this.#advise('the token does not let this page see all whom it watches: its claim watch names'
+          + ' them, or is "*"; see renewToken()');
+      }
       this.#deny(id, { code, message, userId: id });
     }
     this.#follow();
     return unclear;
   }
 
-  /** A user is not followed: tells those who watch why, each once. False when all knew. */
+  // A user is not followed: tells those who watch why, each once. False when all knew.
   #deny(id, error) {
     const entry = this.#watched.get(id);
     const news = [...entry.watches].filter((watch) => entry.told.get(watch) !== error.code);
@@ -809,7 +772,7 @@ export class PresenceService extends Target {
     this.#tell(entry.watches, 'callback', entry.user);
   }
 
-  /** Calls watches back, behind what is under way, unless another user has begun meanwhile. */
+  // Calls watches back, behind what is under way, unless another user has begun meanwhile.
   #tell(watches, name, detail) {
     const sight = this.#sight;
     for (const watch of watches) {
@@ -821,7 +784,7 @@ export class PresenceService extends Target {
 
   // ---- Signs of life ----
 
-  /** Probes the line at every heartbeat; a timer that comes late is no harm. */
+  // Probes the line at every heartbeat; a timer that comes late is no harm.
   #beat() {
     if (this.#heartbeat === 0) return;
     this.#arm('heartbeat', Math.max(this.#heartbeat, SHORTEST), () => {
@@ -830,9 +793,9 @@ export class PresenceService extends Target {
     });
   }
 
-  /** Asks the server for a sign of life, if the pace allows it. Without one in time the socket is
-   *  replaced; but a timer that was late proves nothing (the page was frozen, the machine slept),
-   *  so the answer gets its time once more then. */
+  // Asks the server for a sign of life, if the pace allows it. Without one in time the socket is
+  // replaced; but a timer that was late proves nothing (the page was frozen, the machine slept),
+  // so the answer gets its time once more then.
   #probe(again = false) {
     const { probeTimeout } = this.#options;
     const attempt = this.#try;
@@ -841,16 +804,16 @@ export class PresenceService extends Target {
     this.#send('ping');
     this.#arm('probe', probeTimeout, () => {
       if (!again && this.#now() > due + probeTimeout) this.#probe(true);
-      else this.#lost(attempt, broken('no answer to a probe'), true);
+      else this.#lost(attempt, closeOf('no answer to a probe'), true);
     });
   }
 
-  /** Something has changed for the better: the line is probed, or tried at once, but not within
-   *  reconnectDelay of the last try and not before a time that the server asked for. */
+  // Something has changed for the better: the line is probed, or tried at once, but not within
+  // reconnectDelay of the last try and not before a time that the server asked for.
   #wake(why) {
     const { reconnectDelay } = this.#options;
     const now = this.#now();
-    if (this.#state === 'connected') {
+    if (this.#connected) {
       if (now - this.#heard > ALIVE) this.#probe();
       return;
     }
@@ -870,12 +833,12 @@ export class PresenceService extends Target {
         target.addEventListener(name, this.#onPage);
       }
     });
-    add(this.#window, WINDOW_EVENTS);
-    add(this.#document, DOCUMENT_EVENTS);
+    add(this.#window, ['online', 'offline', 'pagehide', 'pageshow']);
+    add(this.#document, ['visibilitychange', 'freeze', 'resume']);
     if (this.#unseen()) this.#hidden();
   }
 
-  /** Does something with the page, or what is given for it, which may throw. */
+  // Does something with the page, or what is given for it, which may throw.
   #ofPage(work) {
     try {
       return work();
@@ -887,20 +850,18 @@ export class PresenceService extends Target {
 
   #unseen() { return this.#ofPage(() => this.#document?.visibilityState === 'hidden'); }
 
-  /** What happens to the page. navigator.onLine is never asked: it is often wrong. */
+  // What happens to the page. navigator.onLine is never asked: it is often wrong.
   #onPage = ({ type, persisted }) => this.#step(() => {
     const hidden = this.#unseen();
     this.#log(`page: ${type}`);
     switch (type) {
     case 'offline': // perhaps: the probe will tell
-      if (this.#state === 'connected') this.#probe();
+      if (this.#connected) this.#probe();
       break;
     case 'pagehide':
       // What ends is closed with 1001 by the browser itself. A page that is kept for the back
       // button must not keep its socket: nobody would hear the server any more.
-      if (persisted && this.#try) {
-        this.#lost(this.#try, { code: 1001, reason: 'pagehide', wasClean: true });
-      }
+      if (persisted && this.#try) this.#lost(this.#try, closeOf('pagehide', 1001, true));
       break;
     case 'freeze': // no timer will run
       this.#away();
@@ -912,26 +873,23 @@ export class PresenceService extends Target {
     }
   });
 
-  /** Nobody sees the page: away after a while. */
-  #hidden() {
-    this.#arm('away', this.#options.awayAfter, () => this.#away());
-  }
+  #hidden() { this.#arm('away', this.#options.awayAfter, () => this.#away()); }
 
-  /** Nobody has seen the page for long, or nothing of it will run from now on. */
+  // Nobody has seen the page for long, or nothing of it will run from now on.
   #away() {
-    if (this.#options.awayAfter === Infinity) return;
-    this.#disarm('away');
-    this.#idle = true;
-    this.#change();
-    this.#sendStatus(true);
+    if (this.#options.awayAfter !== Infinity) this.#setIdle(true);
   }
 
   #visible(why) {
-    this.#disarm('away');
-    this.#idle = false;
-    this.#change();
-    this.#sendStatus();
+    this.#setIdle(false);
     this.#wake(why);
+  }
+
+  #setIdle(idle) {
+    this.#disarm('away');
+    this.#idle = idle;
+    this.#change();
+    this.#sendStatus(idle);
   }
 
   // ---- Small things ----
@@ -942,27 +900,25 @@ export class PresenceService extends Target {
     return this.#idle && this.#chosen === 'online' ? 'away' : this.#chosen;
   }
 
-  /** Tells the server the status if it has another; not too often, unless `urgent`. */
+  // Tells the server the status if it has another; not too often, unless `urgent`.
   #sendStatus(urgent = false) {
     const status = this.#status();
-    const now = this.#now();
+    const wait = this.#sentAt + STATUS_PAUSE - this.#now();
     const again = () => this.#sendStatus();
-    if (this.#state !== 'connected' || status === this.#sent) return;
-    if (this.#sentAt + STATUS_PAUSE > now && !urgent) {
-      this.#arm('status', this.#sentAt + STATUS_PAUSE - now, again);
-      return;
+    if (!this.#connected || status === this.#sent) return;
+    if (wait > 0 && !urgent) this.#arm('status', wait, again);
+    else if (this.#pay(1, urgent ? '' : 'status', again) || urgent) {
+      this.#sent = status;
+      this.#sentAt = this.#now();
+      this.#send(JSON.stringify({ type: 'status', status }));
     }
-    if (!this.#pay(1, urgent ? '' : 'status', again) && !urgent) return;
-    this.#sent = status;
-    this.#sentAt = now;
-    this.#send(JSON.stringify({ type: 'status', status }));
   }
 
-  /** Sends the manual status, once; not too often either. */
+  // Sends the manual status, once; not too often either.
   #sendManual(urgent = false) {
     const text = this.#manual;
     const again = () => this.#sendManual();
-    if (this.#state !== 'connected' || !text || this.#timers.has('manual')) return;
+    if (!this.#connected || !text || this.#timers.has('manual')) return;
     if (!this.#pay(1, urgent ? '' : 'manual', again)) return;
     this.#manual = null;
     if (bytesOf(text) > this.#message) {
@@ -973,8 +929,8 @@ export class PresenceService extends Target {
     this.#arm('manual', STATUS_PAUSE, again);
   }
 
-  /** Pays for a message by the pace that the server allows; false when it is too early: `work` is
-   *  done later. Without a `name` one more message may go: it cannot wait. */
+  // Pays for a message by the pace that the server allows; false when it is too early: `work` is
+  // done later. Without a `name` one more message may go: it cannot wait.
   #pay(cost, name = '', work = () => {}) {
     const now = this.#now();
     const most = this.#burst + this.#gap;
@@ -988,7 +944,7 @@ export class PresenceService extends Target {
     return true;
   }
 
-  /** Sends text, if the socket still takes it; the probe or the close tells when it does not. */
+  // Sends text, if the socket still takes it; the probe or the close tells when it does not.
   #send(text) {
     this.#log(`send ${text}`);
     try {
@@ -998,15 +954,10 @@ export class PresenceService extends Target {
     }
   }
 
-  /** What the page has, unless the options say otherwise. */
+  // What the page has, unless the options say otherwise.
   get #window() { return this.#options.window ?? globalThis; }
   get #document() { return this.#options.document ?? globalThis.document; }
   get #WebSocket() { return this.#options.WebSocket ?? globalThis.WebSocket; }
-
-  /** A delay with up to a tenth added, so that clients do not come back all at once. */
-  #jitter(delay) {
-    return Math.max(Math.min(delay, TIMER_MAX) * (1 + JITTER * this.#random()), SHORTEST);
-  }
 
   #random() {
     try {
@@ -1019,7 +970,7 @@ export class PresenceService extends Target {
     }
   }
 
-  /** Asks the clock; when it fails, our own goes on from there. */
+  // Asks the clock; when it fails, our own goes on from there.
   #read(name) {
     try {
       const ms = this.#options.clock[name]();
@@ -1031,7 +982,7 @@ export class PresenceService extends Target {
     }
   }
 
-  /** Ms by a clock that never goes back. */
+  // Ms by a clock that never goes back.
   #now() { return (this.#latest = this.#read('now')); }
 
   #ownClock(error) {
@@ -1041,11 +992,11 @@ export class PresenceService extends Target {
     this.#error('clock_failed', `clock: ${words(error)}`);
   }
 
-  /** Runs `work` in `ms`; there is one timer of a name. */
+  // There is one timer of a name.
   #arm(name, ms, work) {
     const wait = Math.min(Math.max(ms, 0), TIMER_MAX);
     this.#disarm(name);
-    const due = this.#now() + wait;
+    const due = this.#now() + wait; // may change the clock
     const { clock } = this.#options;
     const timer = { id: null, due, clock };
     let early = true;
@@ -1069,7 +1020,7 @@ export class PresenceService extends Target {
     }
   }
 
-  /** Takes a timer back; whether there was one. */
+  // Whether there was one.
   #disarm(name) {
     const timer = this.#timers.get(name);
     try {
@@ -1078,7 +1029,7 @@ export class PresenceService extends Target {
     return this.#timers.delete(name);
   }
 
-  /** Goes to a state, or stays. When anything differs from the last snapshot there is a new one. */
+  // Goes to a state, or stays. When anything differs from the last snapshot there is a new one.
   #change(state = this.#state) {
     const old = this.#snapshot;
     if (state !== this.#state) {
@@ -1086,16 +1037,11 @@ export class PresenceService extends Target {
       this.#lastChange = this.#read('time');
       this.#state = state;
     }
+    const connected = this.#connected;
+    const attempt = connected ? 0 : Math.min(this.#attempt, this.#options.maxReconnectAttempts);
     /** @type {Snapshot} */
-    const next = {
-      state,
-      connected: state === 'connected',
-      userId: this.#userId,
-      attempt: state === 'connected' ? 0
-        : Math.min(this.#attempt, this.#options.maxReconnectAttempts),
-      status: this.#status(),
-      lastChange: this.#lastChange,
-    };
+    const next = { state, connected, userId: this.#userId, attempt, status: this.#status(),
+      lastChange: this.#lastChange };
     if (old && Object.keys(next).every((key) => next[key] === old[key])) return;
     this.#snapshot = Object.freeze(next);
     if (old) this.#emit('change', this.#snapshot);
@@ -1111,15 +1057,15 @@ export class PresenceService extends Target {
     this.#told.push(() => this.dispatchEvent(/** @type {any} */ (event)));
   }
 
-  /** Tells whoever sets this up what to mend, once: on the console, as a page that is not yet right
-   *  listens to no event. It goes to `debug`, where that is a function. */
+  // Tells whoever sets this up what to mend, once: on the console, as a page that is not yet right
+  // listens to no event. It goes to `debug`, where that is a function.
   #advise(text) {
     if (this.#advised.has(text) || this.#advised.size >= REFUSED) return;
     this.#advised.add(text);
     this.#log(text, 'warn');
   }
 
-  /** For the console; a token is in none of them. */
+  // For the console; a token is in none of them.
   #log(text, level = 'log') {
     const { debug } = this.#options;
     if (!debug && level === 'log') return;

@@ -1,8 +1,7 @@
 'use client';
 // SPDX-License-Identifier: MIT
-/* React: usePresenceStatus() is what the presence client is doing, usePresence() how others are,
- * kept up to date. For React 18 and 19, StrictMode and server rendering. Starting and stopping
- * presence is up to whoever knows about login and logout. See use-presence-status.d.ts. */
+/* React 18 and 19, StrictMode and server rendering: see use-presence-status.d.ts. Starting and
+ * stopping presence is up to whoever knows about login and logout. */
 
 import { useCallback, useMemo, useSyncExternalStore } from 'react';
 import { presenceService } from './presence.js';
@@ -11,13 +10,12 @@ import { presenceService } from './presence.js';
 const NOTHING = Object.freeze({
   state: 'idle', connected: false, userId: null, attempt: 0, status: 'online', lastChange: null,
 });
-const onServer = () => NOTHING;
 
 /** The snapshot of a presence client; renders again when it changes. */
 export function usePresenceStatus(service = presenceService) {
   const subscribe = useCallback((changed) => service.on('change', changed), [service]);
   const snapshot = useCallback(() => service.getSnapshot(), [service]);
-  return useSyncExternalStore(subscribe, snapshot, onServer);
+  return useSyncExternalStore(subscribe, snapshot, () => NOTHING);
 }
 
 const NOBODY = new Map();

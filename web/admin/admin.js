@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: MIT
 // The admin page: puts the parts together.
 
-import { atServer, hasToken, openStream, request, setToken, steady } from './api.js';
-import { drawChart, startChart } from './chart.js';
-import { showUser, shownUser, startDetail, userChanged } from './detail.js';
+import { atServer, onRefused, openStream, request, setToken, steady } from './api.js';
+import { drawChart } from './chart.js';
+import { showUser, shownUser, userChanged } from './detail.js';
 import { byId, idle, on, setIcon, setText, show, tick } from './dom.js';
 import { clockSeconds, count } from './format.js';
 import { drawList, drawTimes, select, startList } from './list.js';
 import { Model, parsePosition } from './model.js';
 import { drawServer } from './server.js';
-import { Stored } from './stored.js';
+import { pages, Stored } from './stored.js';
 import { ChangeStream, health } from './stream.js';
 
 const PAGE = 1000; // users a request
@@ -23,8 +23,15 @@ const HIDDEN = 30000; // a tab hidden this long gives its stream back: browsers 
 
 const model = new Model();
 const stream = new ChangeStream({ fetch: openStream, wake: schedule });
+const stored = new Stored({
+  request,
+  take(users, position) {
+    if (!model.page(users, position, true)) throw new Error('the server started anew');
+  },
+  wake: changed,
+});
 
-/** What is known of the server. */
+// What is known of the server.
 const fresh = () => ({
   running: false, // signed in, and data is shown
   loading: '', // how far the load is
@@ -38,14 +45,6 @@ const fresh = () => ({
   dirty: false, // the list changed since
   due: { stats: 0, history: 0, poll: Infinity }, // when to ask
 });
-const stored = new Stored({
-  request,
-  take(users, position) {
-    if (!model.page(users, position, true)) throw new Error('the server started anew');
-  },
-  failed,
-  wake: changed,
-});
 let state = fresh();
 let hiddenSince = 0;
 
@@ -57,7 +56,10 @@ const connection = () => health(stream, {
   now: steady(),
 });
 
-/** What the list has to know to draw itself. */
+// Whether the store has to answer the question, too.
+const wantsStored = () => /offline|all/.test(model.query.filter);
+
+// What the list has to know to draw itself.
 function facts() {
   const limits = state.stats?.limits ?? {};
   return {
@@ -67,7 +69,7 @@ function facts() {
     current: connection().state === 'connected',
     loading: state.loading && !model.complete,
     reached: state.loaded > 0,
-    stored: /offline|all/.test(model.query.filter) ? stored : null,
+    stored: wantsStored() ? stored : null,
     known: state.stats?.users.known ?? 0,
     online: model.totals.users,
   };
@@ -78,19 +80,18 @@ function facts() {
 let frame = 0;
 let late = 0;
 
-/** Has step() called in the next frame, or within CALM: a hidden tab has no frames. */
+// Has step() called in the next frame, or within CALM: a hidden tab has no frames.
 function schedule() {
   frame ||= requestAnimationFrame(step);
   late ||= setTimeout(step, CALM);
 }
 
-/** The list is another one. */
 function changed() {
   state.dirty = true;
   schedule();
 }
 
-/** Applies what has come, and draws what changed. */
+// Applies what has come, and draws what changed.
 function step() {
   cancelAnimationFrame(frame);
   clearTimeout(late);
@@ -104,7 +105,7 @@ function step() {
   if (!document.hidden) draw();
 }
 
-/** Takes an event of the stream; one that is not understood begins the stream anew. */
+// An event that is not understood begins the stream anew.
 function apply({ type, data }) {
   state.heard = steady();
   try {
@@ -124,7 +125,7 @@ function apply({ type, data }) {
   }
 }
 
-/** Notes how far the server is. */
+// Notes how far the server is.
 function hear(text) {
   const { known } = state;
   const position = parsePosition(text);
@@ -132,7 +133,7 @@ function hear(text) {
   state.known = { ...position, at: steady() };
 }
 
-/** Draws at every change while the list is short, seldom when it is long. */
+// Draws at every change while the list is short, seldom when it is long.
 function draw() {
   drawConnection();
   if (model.rows.size > LONG && steady() - state.drawn < CALM) {
@@ -146,13 +147,11 @@ function draw() {
   if (!model.complete && !stats) return;
   const totals = model.complete ? model.totals
     : { ...stats.users, users: stats.users.online, connections: stats.connections.current };
-  for (const name of ['users', 'connections', 'live', 'cached']) {
-    setText(`count-${name}`, count(totals[name]));
-  }
+  for (const name of ['users', 'connections', 'live', 'cached']) setText(`count-${name}`, count(totals[name]));
   document.title = `${count(totals.users)} online \u2013 presence`;
 }
 
-/** A moment of this page as the server's clock showed it. */
+// A moment of this page as the server's clock showed it.
 const shown = (at) => clockSeconds(at + atServer() - steady());
 
 function drawConnection() {
@@ -170,18 +169,13 @@ function drawConnection() {
     state.problem,
     broken && next < Infinity && `next try in ${Math.max(0, Math.ceil((next - steady()) / 1000))} s`,
   ].filter(Boolean).join(', '));
-  show({ stored: stored.problem && facts().stored });
+  show({ stored: stored.problem && wantsStored() });
   setText('stored-text', `Offline users could not be loaded: ${stored.problem}.`);
 }
 
 // ---- Loading ----
 
-/** An answer was an error: the session may have ended. */
-function failed(error) {
-  if (error.status === 401) checkSession();
-}
-
-/** Loads everybody online, page by page in idle time. A later call ends an earlier one. */
+// Everybody online, page by page in idle time. A later call ends an earlier one.
 async function load() {
   state.loader?.abort();
   const { signal } = state.loader = new AbortController();
@@ -190,10 +184,8 @@ async function load() {
   if (!quiet) state.loading = 'loading the list';
   model.beginLoad();
   try {
-    let cursor = '';
     let seen = 0;
-    do {
-      const { users, position, count: all, next } = await request(`online-users?limit=${PAGE}${cursor}`, { signal });
+    for await (const { users, position, count: all } of pages(request, 'online-users', { limit: PAGE }, signal)) {
       await idle();
       if (signal.aborted) return;
       hear(position);
@@ -203,50 +195,44 @@ async function load() {
       state.heard = steady();
       if (!quiet) state.loading = `loading ${count(seen)} of ${count(all)}`;
       changed();
-      cursor = next && `&cursor=${encodeURIComponent(next)}`;
-    } while (cursor);
+    }
     model.endLoad();
     state.loaded = steady();
     state.problem = '';
   } catch (error) {
     if (signal.aborted) return;
-    failed(error);
     state.problem = `last refresh failed, ${error.message}`;
   }
-  Object.assign(mine, { loader: null, loading: '', dirty: true });
+  Object.assign(mine, { loader: null, loading: '' });
   mine.due.poll = steady() + POLL;
-  schedule();
+  changed();
 }
 
 async function loadStats() {
   const mine = state;
   mine.due.stats = steady() + STATS;
   try {
-    const stats = await request('stats');
-    Object.assign(mine, { stats, heard: steady(), dirty: true });
-    hear(stats.position);
-    drawServer(stats);
-  } catch (error) {
-    failed(error);
-  }
-  schedule();
+    mine.stats = await request('stats');
+    mine.heard = steady();
+    hear(mine.stats.position);
+    drawServer(mine.stats);
+  } catch { /* asked again soon; the stream tells how the connection is */ }
+  changed();
 }
 
-/** A server without a history is not asked again. */
+// A server without a history is not asked again.
 async function loadHistory() {
   state.due.history = steady() + HISTORY;
   try {
     await drawChart();
   } catch (error) {
     if (error.status === 404) state.due.history = Infinity;
-    failed(error);
   }
 }
 
-/** Asks the store for a question that is about offline users. */
 function askStored() {
-  const { filter, sort, descending } = model.query;
-  if (!/offline|all/.test(filter)) stored.clear();
+  const { sort, descending } = model.query;
+  if (!wantsStored()) stored.clear();
   else stored.ask(byId('search').value, sort === 'seen' ? `${descending ? '-' : ''}last_seen` : '');
   schedule();
 }
@@ -255,16 +241,7 @@ function askStored() {
 
 const showData = (yes) => show({ starting: false, login: !yes, main: yes, bar: yes });
 
-async function begin() {
-  try {
-    run(await session());
-  } catch (error) {
-    if (error.status) showLogin('', error.password);
-    else run({}); // no answer: tried again there
-  }
-}
-
-/** The session, or a rejection. A server without logins may give its data to anyone. */
+// The session, or a rejection. A server without logins may give its data to anyone.
 async function session() {
   let found;
   try {
@@ -278,25 +255,25 @@ async function session() {
   throw Object.assign(new Error(), { status: 401, password: found.password });
 }
 
-/** Forgets what was shown, and shows the form. Where there is no password, it asks for an admin's
- *  token, which is kept as long as this page is. */
+// Forgets what was shown, and shows the form. Where there is no password, it asks for an admin's
+// token, which is kept as long as this page is.
 function showLogin(message, password = !byId('login-form').dataset.token) {
   state.loader?.abort();
+  state = fresh();
   stored.clear();
   setToken('');
-  state = fresh();
-  byId('login-form').dataset.token = password ? '' : 'yes';
-  show({ 'login-why': !password });
-  setText('login-label', password ? 'Admin password' : 'Token of an admin');
   stream.close('');
   stream.lastId = null;
   showUser(null);
   byId('kick-dialog').close();
   model.clear();
   drawList();
+  byId('login-form').dataset.token = password ? '' : 'yes';
+  show({ 'login-why': !password });
+  setText('login-label', password ? 'Admin password' : 'Token of an admin');
+  setText('login-message', message);
   showData(false);
   document.title = 'Sign in \u2013 presence';
-  setText('login-message', message);
   byId('password').focus();
 }
 
@@ -332,14 +309,14 @@ async function login(event) {
 
 async function logout() {
   try {
-    if (!hasToken()) await request('logout', { method: 'POST' });
+    if (!byId('login-form').dataset.token) await request('logout', { method: 'POST' });
     showLogin('You are signed out.');
   } catch (error) {
     state.problem = `not signed out, ${error.message}`;
   }
 }
 
-/** Something was refused: shows the form if the session has ended. */
+// Something was refused: perhaps the session has ended.
 async function checkSession() {
   if (!state.running || state.checking) return;
   state.checking = true;
@@ -362,7 +339,7 @@ function run({ expires_at: until }) {
   schedule();
 }
 
-/** Shows what the address names: #/, #/server, #/user/ID. */
+// Shows what the address names: #/, #/server, #/user/ID.
 function route() {
   if (!state.running) return;
   const server = location.hash === '#/server';
@@ -379,7 +356,7 @@ function route() {
   select(id, before);
 }
 
-/** Once a second: times tick, and what is due is asked for. */
+// Once a second: times tick, and what is due is asked for.
 function second() {
   const now = steady();
   const { running, due } = state;
@@ -405,23 +382,23 @@ function visibility() {
   hiddenSince = steady();
   if (document.hidden || !state.running) return;
   stream.open();
-  state.dirty = true;
   second();
-  schedule();
+  changed();
 }
 
-startList(model, facts, askStored, () => stored.more());
-startChart();
-const here = new URL('..', document.baseURI).href.replace(/\/$/, '');
-setText('first-code', `import { PresenceService } from '${here}/presence.js';
-new PresenceService({ apiUrl: '${here}' }).startPresence('alice');`);
-startDetail(() => { location.hash = '#/'; }, checkSession);
-on('refresh', 'click', () => {
+function refresh() {
   stream.open();
   load();
   loadStats();
   loadHistory();
-});
+}
+
+startList(model, facts, askStored, () => stored.more());
+onRefused(checkSession);
+const here = new URL('..', document.baseURI).href.replace(/\/$/, '');
+setText('first-code', `import { PresenceService } from '${here}/presence.js';
+new PresenceService({ apiUrl: '${here}' }).startPresence('alice');`);
+on('refresh', 'click', refresh);
 on('more', 'click', () => stored.again());
 on('logout', 'click', logout);
 on('login-form', 'submit', login);
@@ -429,4 +406,7 @@ addEventListener('hashchange', route);
 addEventListener('online', () => state.running && stream.open());
 document.addEventListener('visibilitychange', visibility);
 setInterval(second, 1000);
-begin();
+session().then(run, ({ status, password }) => {
+  if (status) showLogin('', password);
+  else run({}); // no answer: tried again there
+});

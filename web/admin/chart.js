@@ -12,32 +12,12 @@ const DAY = 86400000; // ms
 let points = []; // what is drawn: { x, at, users, connections }
 let summary = '';
 let now = 0; // when it was drawn, by the server's clock
-let at = null; // the place in points that is told, or null
+let at = null; // the place in points that is told, or null for the summary
 
-export function startChart() {
-  on('chart-box', 'pointermove', ({ clientX }) => {
-    const { left, width } = byId('chart').getBoundingClientRect();
-    const far = points.map(({ x }) => Math.abs(x - ((clientX - left) / width) * WIDTH));
-    tell(far.indexOf(Math.min(...far)));
-  });
-  on('chart-box', 'pointerleave', () => tell(null));
-  on('chart-box', 'blur', () => tell(null));
-  on('chart-box', 'focus', () => tell(points.length - 1));
-  on('chart-box', 'keydown', (event) => {
-    const page = Math.ceil(points.length / 24);
-    const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -page, PageUp: page,
-      Home: -Infinity, End: Infinity }[event.key];
-    if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
-    event.preventDefault();
-    tell(Math.min(points.length - 1, Math.max(0, (at ?? points.length - 1) + step)));
-  });
-}
-
-/** A moment in words: "12:55: 50 users, 93 connections". */
+// "12:55: 50 users, 93 connections".
 const pointText = ({ at: moment, users, connections }) =>
   `${clock(moment, now)}: ${plural(users, 'user')}, ${plural(connections, 'connection')}`;
 
-/** Tells what was at one of the points, or with null the summary. */
 function tell(place) {
   at = points.length ? place : null;
   setText('chart-text', at === null ? summary : pointText(points[at]));
@@ -51,7 +31,7 @@ function tell(place) {
   box.setAttribute('aria-valuetext', pointText(points[told]));
 }
 
-/** The summary: most and fewest, or what there is of a server that has just begun. */
+// Most and fewest, or what there is of a server that has just begun.
 function words() {
   if (!points.length) return 'No samples yet: there is one a minute.';
   const [first] = points;
@@ -63,7 +43,7 @@ function words() {
     clock(low.at, now)}.`;
 }
 
-/** Asks for the samples and draws them, from the first one on. */
+// Draws the samples, from the first one on.
 export async function drawChart() {
   const { generated_at: made, interval_seconds: every, samples } = await request('history?hours=24');
   now = Date.parse(made);
@@ -94,3 +74,20 @@ function drawPieces(pieces, from) {
   spans('chart-levels', [top, top / 2, 0].map(count));
   spans('chart-times', [0, 0.25, 0.5, 0.75, 1].map((part) => clock(from + part * (now - from), now)));
 }
+
+on('chart-box', 'pointermove', ({ clientX }) => {
+  const { left, width } = byId('chart').getBoundingClientRect();
+  const far = points.map(({ x }) => Math.abs(x - ((clientX - left) / width) * WIDTH));
+  tell(far.indexOf(Math.min(...far)));
+});
+on('chart-box', 'pointerleave', () => tell(null));
+on('chart-box', 'blur', () => tell(null));
+on('chart-box', 'focus', () => tell(points.length - 1));
+on('chart-box', 'keydown', (event) => {
+  const page = Math.ceil(points.length / 24);
+  const step = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -page, PageUp: page,
+    Home: -Infinity, End: Infinity }[event.key];
+  if (!step || event.altKey || event.ctrlKey || event.metaKey) return;
+  event.preventDefault();
+  tell(Math.min(points.length - 1, Math.max(0, (at ?? points.length - 1) + step)));
+});

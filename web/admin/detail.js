@@ -2,7 +2,7 @@
 // One user: what is said of them, the timeline of sessions, connections, kick.
 
 import { atServer, request, steady, userPath } from './api.js';
-import { badge, byId, cell, element, fill, fillFacts, foreign, heading, muted, on, setBadge, setText,
+import { badge, byId, cell, element, fill, fillFacts, foreign, heading, muted, on, setText,
   show, since, ticker } from './dom.js';
 import { agentText, ago, clock, count, exactly, lasting, plural, timeline, visible } from './format.js';
 
@@ -11,11 +11,8 @@ const EVERY = 10000; // the open user is asked for this often, in ms
 const AFTER_CHANGE = 200; // and this soon after a change,
 const SETTLED = 2000; // and once more when the store has it
 
-const status = badge();
-const source = badge();
 const hidden = badge('hidden');
 const opened = new Set(); // groups of connections whose details are open
-let refused; // called when the session has ended
 let id = null; // the user shown
 let user = null;
 let sessions = []; // newest first
@@ -24,23 +21,9 @@ let due = 0; // when to ask again
 let again = Infinity; // and when once more
 let asking = null; // ends the question under way
 
-/** The user shown, or null. */
 export const shownUser = () => id;
 
-/** `close` is called when the panel is to go, `whenRefused` at a 401. */
-export function startDetail(close, whenRefused) {
-  refused = whenRefused;
-  setText(hidden.lastChild, 'hidden from others');
-  fill('detail-state', status, source, hidden);
-  on('detail-close', 'click', close);
-  on('detail-more', 'click', earlier);
-  on('kick', 'click', askKick);
-  on('kick-dialog', 'close', kick);
-  on('detail', 'keydown', ({ key }) => key === 'Escape' && close());
-  setInterval(() => id !== null && steady() >= Math.min(due, again) && !document.hidden && refresh(), 250);
-}
-
-/** Shows a user, or nobody for null. */
+// Nobody for null.
 export function showUser(other) {
   if (id === other) return;
   [id, user, sessions, next, again] = [other, null, [], null, Infinity];
@@ -57,25 +40,23 @@ export function showUser(other) {
 
 const say = (text) => setText('detail-note', text);
 
-/** A change of the user shown was told: asks again soon. */
+// A change of the user shown was told: asks again soon.
 export function userChanged() {
   due = Math.min(due, steady() + AFTER_CHANGE);
   again = steady() + SETTLED;
 }
 
-/** Does something for the user shown, and says why when it fails. */
-async function attempt(prefix, work) {
+// Says why something failed, to who still looks at this user.
+async function attempt(prefix, work, signal) {
   const mine = id;
-  const still = () => id === mine;
+  const still = () => id === mine && !signal?.aborted;
   try {
     await work(still);
   } catch (error) {
-    if (error.status === 401) refused();
     if (still()) say(`${prefix}: ${error.message}.`);
   }
 }
 
-/** Asks for sessions of the user, the newest or those behind a cursor. */
 const askSessions = (cursor, init) => request(userPath(id, `/sessions?${
   new URLSearchParams({ limit: PAGE, ...(cursor && { cursor }) })}`), init);
 
@@ -84,22 +65,18 @@ function refresh() {
   if (steady() >= again) again = Infinity;
   asking?.abort();
   const { signal } = asking = new AbortController();
-  return attempt('Not shown', async () => {
-    try {
-      const [found, newest] = await Promise.all([request(userPath(id), { signal }),
-        askSessions(null, { signal })]);
-      if (signal.aborted) return;
-      if (/^Not shown/.test(byId('detail-note').textContent)) say('');
-      user = found;
-      const last = newest.sessions.at(-1)?.from; // older ones stay, if no hole is before them
-      const older = sessions[0]?.from >= last ? sessions.filter(({ from }) => from < last) : [];
-      if (!older.length) next = newest.next;
-      sessions = newest.sessions.concat(older);
-      draw();
-    } catch (error) {
-      if (!signal.aborted) throw error;
-    }
-  });
+  return attempt('Not shown', async (still) => {
+    const [found, newest] = await Promise.all([request(userPath(id), { signal }),
+      askSessions(null, { signal })]);
+    if (!still()) return;
+    if (/^Not shown/.test(byId('detail-note').textContent)) say('');
+    user = found;
+    const last = newest.sessions.at(-1)?.from; // older ones stay, if no hole is before them
+    const older = sessions[0]?.from >= last ? sessions.filter(({ from }) => from < last) : [];
+    if (!older.length) next = newest.next;
+    sessions = newest.sessions.concat(older);
+    draw();
+  }, signal);
 }
 
 function earlier() {
@@ -113,10 +90,10 @@ function earlier() {
   });
 }
 
-/** A moment with the time since it: "14:02 (3 min ago)". */
+// "14:02 (3 min ago)".
 const moment = (iso, words) => [`${clock(iso, atServer())} `, since(iso, (ms) => `(${words(ms)})`)];
 
-/** What the user set by hand, in words: "Set by hand: busy, until 16:20 (25 min)". */
+// "Set by hand: busy, until 16:20 (25 min)".
 function manualWords({ manual, message }) {
   if (!manual) return [];
   const what = manual.status ?? (message ? 'the message' : 'nothing');
@@ -126,9 +103,7 @@ function manualWords({ manual, message }) {
 
 function draw() {
   const { invisible, message, connected_at: at, last_seen: seen, first_seen: first } = user;
-  setBadge(status, user.status);
-  setBadge(source, user.source);
-  hidden.hidden = !invisible;
+  fill('detail-state', badge(user.status), badge(user.source), invisible ? hidden : '');
   fill('detail-message', foreign(message ?? ''));
   fill('detail-manual', ...manualWords(user));
   fillFacts('detail-facts', [
@@ -143,25 +118,19 @@ function draw() {
 
 function drawTimeline() {
   fill('timeline', ...timeline(sessions, atServer()).map(({ kind, text, from, to, reason, address }) =>
-    element('li', { 'data-kind': kind, 'data-reason': reason ?? (to === null ? 'open' : 'closed') }, text,
+    element('li', { 'data-kind': kind, class: (reason ?? 'closed') !== 'closed' ? 'lost' : to ? '' : 'open' }, text,
       muted(to === null ? since(from, exactly) : exactly(to - from),
         address ? `, from ${visible(address)}` : ''))));
   show({ 'no-sessions': !sessions.length, 'detail-more': next });
 }
 
-/** Connections that differ in nothing that is shown at first, together. */
-function groups(list) {
-  const found = new Map();
-  for (const one of list) {
-    const key = JSON.stringify([agentText(one.agent), one.address, one.node, one.status]);
-    if (!found.get(key)?.push(one)) found.set(key, [one]);
-  }
-  return [...found];
-}
+// Connections that differ in nothing that is shown at first, together.
+const groups = (list) => [...Map.groupBy(list, ({ agent, address, node, status }) =>
+  JSON.stringify([agentText(agent), address, node, status]))];
 
-/** "2 ms", "2 to 9 ms", or a dash before the first was measured. */
+// "2 ms", "2 to 9 ms", or a dash before the first was measured.
 function tripText(list) {
-  const trips = list.map((one) => one.round_trip_ms).filter((trip) => trip !== null);
+  const trips = list.flatMap((one) => one.round_trip_ms ?? []);
   if (!trips.length) return '\u2013';
   const ends = new Set([Math.min(...trips), Math.max(...trips)]);
   return `${[...ends].map(count).join(' to ')} ms`;
@@ -208,7 +177,7 @@ function askKick() {
   dialog.showModal();
 }
 
-/** The dialog was closed: kicks when that was the answer. */
+// The dialog was closed.
 function kick() {
   const { returnValue, dataset } = byId('kick-dialog');
   if (returnValue !== 'kick' || dataset.id !== id) return;
@@ -220,3 +189,12 @@ function kick() {
     byId('detail-name').focus();
   });
 }
+
+const close = () => { location.hash = '#/'; };
+setText(hidden.lastChild, 'hidden from others');
+on('detail-close', 'click', close);
+on('detail-more', 'click', earlier);
+on('kick', 'click', askKick);
+on('kick-dialog', 'close', kick);
+on('detail', 'keydown', ({ key }) => key === 'Escape' && close());
+setInterval(() => id !== null && steady() >= Math.min(due, again) && !document.hidden && refresh(), 250);

@@ -8,14 +8,13 @@ export const byId = (id) => document.getElementById(id);
 
 export const on = (id, kind, work) => byId(id).addEventListener(kind, work);
 
-/** Shows elements, or hides them: { id: whether it is seen }. */
+// Shows elements, or hides them: { id: whether it is seen }.
 export function show(wanted) {
   for (const [id, seen] of Object.entries(wanted)) byId(id).hidden = !seen;
 }
 
 export const fill = (id, ...children) => byId(id).replaceChildren(...children);
 
-/** Sets attributes and adds children; strings become text. */
 function dress(made, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.append(...children);
@@ -32,16 +31,16 @@ export const muted = (...children) => element('span', { class: 'muted' }, ...chi
 export const cell = (...children) => element('td', {}, ...children);
 export const heading = (...children) => element('th', { scope: 'row' }, ...children);
 
-/** A text that says how good it is: 'good', 'warn' or 'bad'. */
+// A text that says how good it is: 'good', 'warn' or 'bad'.
 export const state = (how, text) => element('span', { class: 'state', 'data-state': how }, text);
 
-/** Sets the text of an element, or of the one with this id, and touches it only when it differs. */
+// Touches an element, or the one with this id, only when its text differs.
 export function setText(target, text) {
   const found = typeof target === 'string' ? byId(target) : target;
-  if (found.textContent !== text) found.textContent = text;
+  if (found.textContent !== `${text}`) found.textContent = text;
 }
 
-/** The shapes of statuses, sources and connections: filled ones, then lines. */
+// Shapes: filled ones, then lines.
 const FILLED = {
   online: 'M8 2.5a5.5 5.5 0 1 0 .1 0z',
   away: 'M9.5 2.6a5.5 5.5 0 1 0 4 8.3A5.6 5.6 0 0 1 9.5 2.6z',
@@ -68,7 +67,7 @@ export function setIcon(drawing, name) {
     class: name in LINES ? 'stroke' : '' }));
 }
 
-/** A drawing. It says nothing to screen readers: words stand beside it. */
+// A drawing. It says nothing to screen readers: words stand beside it.
 function icon(name) {
   const drawing = svg('svg', { class: 'icon', viewBox: '0 0 16 16', 'aria-hidden': 'true' });
   setIcon(drawing, name);
@@ -77,46 +76,43 @@ function icon(name) {
 
 for (const one of document.querySelectorAll('[data-icon]')) one.replaceWith(icon(one.dataset.icon));
 
-/** A place where a line may break: in an id behind @, dots and the like. */
 const breakable = (text) => text.split(/(?<=[@._/:-])/).flatMap((part, i) =>
   (i ? [element('wbr'), part] : [part]));
 
-/** Text of others, isolated so that it cannot turn what stands around it; what misleads is a chip. */
+// Text of others, isolated so that it cannot turn what stands around it; what misleads is a chip.
 export const foreign = (text) => element('bdi', { class: 'id' }, ...pieces(text).flatMap(
   ({ text: part, code }) => (code ? [element('span', { class: 'chip' }, code)] : breakable(part))));
 
-/** A status or source in words and shape; setBadge makes it show one. */
+// A status or source in words and shape; setBadge makes it show one.
 export function badge(value = 'offline') {
   const made = element('span', { class: 'badge' }, icon(value), element('span'));
   setBadge(made, value);
   return made;
 }
 
-/** `shape` is another one than that of the value, or false. */
+// `shape` is another one than that of the value, or false.
 export function setBadge(made, value, shape = false) {
   made.dataset.value = value;
   setIcon(made.firstChild, shape || value);
   setText(made.lastChild, visible(value));
 }
 
-/** Fills a definition list with entries [name, ...values]. */
+// Fills a definition list with entries [name, ...values].
 export const fillFacts = (id, entries) => fill(id, ...entries.map(([label, ...values]) =>
   element('div', {}, element('dt', {}, label), element('dd', {}, ...values))));
 
-/** What shows a relative time: element -> its words at a given time. */
+// Texts that tick() keeps up to date: element -> its words at a given time.
 const ticking = new Map();
 
-/** A text that tick() keeps up to date. */
 export function ticker(words) {
   const made = element('span', {}, words(atServer()));
   ticking.set(made, words);
   return made;
 }
 
-/** The time since a moment, in words that tick. */
 export const since = (at, words) => ticker((now) => words(Math.max(0, now - new Date(at))));
 
-/** Brings every relative time up to date, and forgets those that left the page. */
+// Forgets those that left the page.
 export function tick() {
   for (const [target, words] of ticking) {
     if (target.isConnected) setText(target, words(atServer()));
@@ -124,7 +120,7 @@ export function tick() {
   }
 }
 
-/** Runs a generator in slices of a few milliseconds, so that the page stays responsive. */
+// Runs a generator in slices, so that the page stays responsive.
 export async function inSlices(steps) {
   for (;;) {
     const until = performance.now() + 8;
@@ -133,7 +129,7 @@ export async function inSlices(steps) {
   }
 }
 
-/** Resolves when the browser has time, within 100 ms. */
+// Resolves when the browser has time, within 100 ms.
 export const idle = () => new Promise((resolve) => {
   if (window.requestIdleCallback) requestIdleCallback(resolve, { timeout: 100 });
   else setTimeout(resolve, 0);

@@ -8,7 +8,7 @@ const seconds = format({ timeStyle: 'medium' });
 const day = format({ day: 'numeric', month: 'short' });
 const year = format({ dateStyle: 'medium' });
 
-/** Why a session ended, in plain words. */
+// Why a session ended, in plain words.
 const REASONS = {
   __proto__: null,
   closed: 'left or signed out',
@@ -20,23 +20,21 @@ const REASONS = {
   node_lost: 'stayed away after a server was lost',
 };
 
-/** The reason in plain words; one this page does not know is shown as it is. */
+// One this page does not know is shown as it is.
 export const reasonText = (reason) => REASONS[reason] ?? visible(String(reason));
 
-/** A whole number with separators: 100,000. */
+// 100,000
 export const count = (value) => numbers.format(value);
 
-/** A number with its noun: 1 connection, 3 connections. */
 export const plural = (value, noun) => `${count(value)} ${noun}${value === 1 ? '' : 's'}`;
 
-/** A size in bytes, with a unit of 1024. */
 export function bytes(value) {
   const unit = value < 1024 ? 0 : Math.floor(Math.log2(value) / 10);
   const rest = value / 1024 ** unit;
   return `${Number(rest.toFixed(rest < 100 ? 1 : 0))} ${['bytes', 'KiB', 'MiB', 'GiB'][unit]}`;
 }
 
-/** How long: under 1 s, 42 s, 7 min, 1 h 3 min, 2 days 4 h. */
+// Under 1 s, 42 s, 7 min, 1 h 3 min, 2 days 4 h.
 export function lasting(ms) {
   const [s, min, h] = [1000, 60000, 3600000].map((unit) => Math.floor(ms / unit));
   if (!s) return 'under 1 s';
@@ -47,43 +45,43 @@ export function lasting(ms) {
   return h % 24 ? `${days} ${h % 24} h` : days;
 }
 
-/** The same, with the seconds below ten minutes: 7 min 12 s. */
+// With the seconds below ten minutes: 7 min 12 s.
 export function exactly(ms) {
   const rest = Math.floor(ms / 1000) % 60;
   return lasting(ms) + (ms >= 60000 && ms < 600000 && rest ? ` ${rest} s` : '');
 }
 
-/** A short time, exact: 12 ms, 1.4 s; it may be negative. */
+// 12 ms, 1.4 s, also below zero.
 export const brief = (ms) => (Math.abs(ms) < 1000 ? `${ms} ms` : `${(ms / 1000).toFixed(1)} s`);
 
-/** How long ago: just now, 12 s ago, 2 h ago, 4 days ago. */
+// Just now, 12 s ago, 2 h ago, 4 days ago.
 export function ago(ms) {
   if (ms < 2000) return 'just now';
   return `${lasting(ms).replace(/ (h|days?) .*/, ' $1')} ago`;
 }
 
-/** The day of a time: '' today, "24 Nov", "24 Nov 2025". */
+// '' today, "24 Nov", "24 Nov 2025".
 function dayText(at, now) {
   const [date, today] = [new Date(at), new Date(now)];
   if (date.getFullYear() !== today.getFullYear()) return year.format(date);
   return day.format(date) === day.format(today) ? '' : day.format(date);
 }
 
-/** The time of day, with the day when that is not today. */
+// The time of day, with the day when that is not today.
 export const clock = (at, now, hours = time) =>
   `${dayText(at, now)} ${hours.format(new Date(at))}`.trim();
 
 export const clockSeconds = (at) => seconds.format(at);
 
-/** A stretch of time: "13:20 to 14:02", with seconds when it is below ten minutes. */
+// "13:20 to 14:02", with seconds when it is below ten minutes.
 function stretch(from, to, now) {
   const hours = to - from < 600000 ? seconds : time;
   const same = day.format(from) === day.format(to);
   return `${clock(from, now, hours)} to ${same ? hours.format(to) : clock(to, now, hours)}`;
 }
 
-/** The timeline of sessions, newest first: when online, and the gaps between, which have the reason.
- *  `to` is null for what lasts. */
+// The timeline of sessions, newest first: when online, and the gaps between, which have the reason.
+// `to` is null for what lasts.
 export function timeline(sessions, now) {
   const items = [];
   const add = (kind, from, to, reason, address) => items.push({ kind, from, to, reason, address,
@@ -106,7 +104,7 @@ const PROGRAMS = { Edge: /\bEdg(?:A|iOS)?\/(\d+)/, Opera: /\bOPR\/(\d+)/,
 const SYSTEMS = { iPhone: /iPhone|iPod/, iPad: /iPad/, Android: /Android/, Windows: /Windows/,
   ChromeOS: /CrOS/, macOS: /Mac OS X|Macintosh/, Linux: /Linux/ };
 
-/** A User-Agent in words, "Firefox 125 on Linux"; of a program that is none of these its own first. */
+// A User-Agent in words, "Firefox 125 on Linux"; of a program that is none of these its own first.
 export function agentText(agent) {
   if (!agent) return 'unnamed program';
   const system = Object.keys(SYSTEMS).find((name) => SYSTEMS[name].test(agent));
@@ -118,46 +116,31 @@ export function agentText(agent) {
   return visible(agent.replace(/^([\w.-]+)\/([\w.]+).*/, '$1 $2'));
 }
 
-/** The server tells changes, not heartbeats: while the stream is current, who is online was heard
- *  within `bound` ms, or the end of the session would have been told. */
+// The server tells changes, not heartbeats: while the stream is current, who is online was heard
+// within `bound` ms, or the end of the session would have been told.
 export function lastSeenText(row, now, bound, current) {
   if (!row.seen) return 'never';
   const age = Math.max(0, now - row.seen);
   return row.online && current && bound && age > bound ? `under ${bound / 1000} s` : ago(age);
 }
 
-// What cannot be seen or turns the direction of text; and blanks other than the space.
-const MISLEADING =
-  /[\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f]|(?! )\p{Zs}/gu;
+// What cannot be seen or turns the direction of text, and blanks other than the space; but not what
+// stands between two emoji, or behind one, and makes them one picture: it misleads nobody.
+const EMOJI = String.raw`\p{Extended_Pictographic}`;
+const MISLEADING = new RegExp(String.raw`(?!(?<=${EMOJI}[\ufe0f\p{Emoji_Modifier}]?)\u200d(?=${EMOJI})|(?<=${EMOJI})\ufe0f)`
+  + String.raw`([\p{C}\p{Zl}\p{Zp}\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\ufe00-\ufe0f]|(?! )\p{Zs})`, 'u');
 
-// A character between two emoji, or behind one, that makes them one picture: it misleads nobody.
-const JOINED = new RegExp('(?<=\\p{Extended_Pictographic}[\\ufe0f\\p{Emoji_Modifier}]?)\\u200d'
-  + '(?=\\p{Extended_Pictographic})|(?<=\\p{Extended_Pictographic})\\ufe0f', 'uy');
+// Text of others in pieces: { text } as it is, { code: 'U+202E' } for what could mislead.
+export const pieces = (text) => text.split(MISLEADING).map((part, i) => (i % 2
+  ? { code: `U+${part.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}` }
+  : { text: part.replace(/^ +| +$| {2,}/g, (all) => '\u2423'.repeat(all.length)) }))
+  .filter(({ text: part }) => part !== '');
 
-/** Text of others in pieces: { text } as it is, { code: 'U+202E' } for what could mislead. */
-export function pieces(text) {
-  const found = [];
-  const add = (part) => {
-    const blanks = part.replace(/^ +| +$| {2,}/g, (all) => '\u2423'.repeat(all.length));
-    if (part) found.push({ text: blanks });
-  };
-  let done = 0;
-  for (const { 0: one, index } of text.matchAll(MISLEADING)) {
-    JOINED.lastIndex = index;
-    if (JOINED.test(text)) continue;
-    add(text.slice(done, index));
-    found.push({ code: `U+${one.codePointAt(0).toString(16).toUpperCase().padStart(4, '0')}` });
-    done = index + one.length;
-  }
-  add(text.slice(done));
-  return found;
-}
-
-/** The same as one string, where no chip can be: <U+202E>. */
+// The same as one string, where no chip can be: <U+202E>.
 export const visible = (text) =>
   pieces(text).map(({ text: part, code }) => part ?? `<${code}>`).join('');
 
-/** A line of CSV (RFC 4180). What a spreadsheet takes for a formula gets an apostrophe in front. */
+// A line of CSV (RFC 4180). What a spreadsheet takes for a formula gets an apostrophe in front.
 export function csvLine(cells) {
   return `${cells.map((value) => {
     const text = String(value ?? '');
@@ -166,17 +149,17 @@ export function csvLine(cells) {
   }).join(',')}\r\n`;
 }
 
-/** What the export has of a user, by its names of columns. */
+// The export: column -> what it has of a row.
 const COLUMNS = { user_id: 'id', online: 'online', status: 'status', source: 'source',
   connections: 'connections', connected_at: 'since', last_seen: 'seen', reason: 'reason' };
 
-/** The first line, with the mark of UTF-8 for spreadsheets. */
+// The first line, with the mark of UTF-8 for spreadsheets.
 export const csvHead = () => `\ufeff${csvLine(Object.keys(COLUMNS))}`;
 
 export const csvUser = (row) => csvLine(Object.values(COLUMNS).map((key) => (
   /since|seen/.test(key) ? (row[key] || '') && new Date(row[key]).toISOString() : row[key])));
 
-/** When a certificate ends: [how good that is, words]. */
+// [How good it is, words].
 export function certificateText(notAfter, now, acme = null) {
   const left = Date.parse(notAfter) - now;
   const days = left / 86400000;
@@ -187,23 +170,23 @@ export function certificateText(notAfter, now, acme = null) {
     `expires in ${lasting(left)}, ${clock(notAfter, now)}`];
 }
 
-/** How it goes with the certificate that the server gets by itself, in the same way. */
+// The same of the certificate that the server gets by itself.
 export function renewalText({ renew_at: renewAt, failing_since: since, last_error: error }, now) {
   if (error) return ['warn', `fails since ${clock(since, now)}: ${visible(error)}`];
   return ['good', renewAt ? clock(renewAt, now) : 'as soon as it can be'];
 }
 
-/** A limit of the server; `unit` is ms, bytes or count. */
+// A limit of the server; `unit` is ms, bytes or count.
 export function limitText(value, unit) {
   if (unit === 'bytes') return bytes(value);
   if (unit !== 'ms') return count(value);
   return value % 60000 || !value ? `${count(value / 1000)} s` : lasting(value);
 }
 
-/** A number a second: 12,000/s, 3.4/s, 0.05/s. */
+// 12,000/s, 3.4/s, 0.05/s.
 export const rate = (value) => `${value >= 10 ? count(Math.round(value)) : Number(value.toPrecision(2))}/s`;
 
-/** Samples as points on [0, width], the peak of each stretch; in pieces where some are missing. */
+// Samples as points on [0, width], the peak of each stretch; in pieces where some are missing.
 export function chartPieces(samples, interval, from, to, width) {
   const pieces = [];
   let last = -Infinity;
@@ -221,7 +204,7 @@ export function chartPieces(samples, interval, from, to, width) {
   return pieces;
 }
 
-/** A round number at or above `value` for the top of an axis: 4, 10, 20, 40, 50, 100 ... */
+// A round number at or above `value` for the top of an axis: 4, 10, 20, 40, 50, 100 ...
 export function roundTop(value) {
   const unit = 10 ** Math.max(0, Math.floor(Math.log10(value)));
   return Math.max(4, [1, 2, 4, 5, 6, 8, 10].find((factor) => unit * factor >= value) * unit);

@@ -8,7 +8,7 @@ export const APART = 500; // ms between two clocks of which the server warns, to
 const LONG = 600; // seconds that a command may read the store
 const FULL = 0.9; // of the connections allowed
 
-/** What should not be counted up: a counter, what it says, and what to do. */
+// What should not be counted up: a counter, what it says, and what to do.
 const COUNTED = [
   ['accept_errors', 'connections could not be accepted', 'raise ulimit -n'],
   ['memory_refused', 'requests were refused for memory', 'raise --max-request-memory'],
@@ -19,7 +19,6 @@ const COUNTED = [
   ['log_dropped', 'lines of the log were dropped', 'whoever reads stderr is too slow'],
 ];
 
-/** Problems of the cluster. */
 function clusterProblems({ state, log_delay_max_ms: delay, clock_offset_ms: apart, nodes, counters }) {
   const silent = nodes.filter((node) => node.state === 'silent').map(({ name }) => visible(name ?? '?'));
   return [
@@ -32,12 +31,10 @@ function clusterProblems({ state, log_delay_max_ms: delay, clock_offset_ms: apar
   ];
 }
 
-/**
- * What is wrong, worst first, as [state, sentence]; nothing when all is well. `grown` are counters
- * that grew lately: name -> { by, at }.
- */
+// What is wrong, worst first, as [state, sentence]; nothing when all is well. `grown` are counters
+// that grew lately: name -> { by, at }.
 export function problems(stats, grown, now) {
-  const { store, connections: { current, limit }, webhook, cluster, certificates = [], acme } = stats;
+  const { store, connections: { current, limit }, webhook, cluster, certificates, acme } = stats;
   const why = visible(store.problem ?? '');
   const found = [
     !store.writable && ['bad', `The store cannot be written: ${why}. Who is online is right; what `
@@ -65,14 +62,13 @@ const KEPT = 600000; // ms that a counter which grew is told of
 const RATED = ['joins', 'leaves', 'status_changes', 'upgrades', 'messages', 'updates', 'requests',
   'request_errors', 'store_commits', 'webhook_deliveries'];
 
-/** Compares one look at the counters with the next. */
 export class Looks {
   last = null; // { at, counters, started }
   grown = {}; // see problems()
   rates = []; // [name, a second]
   over = 0; // ms that the rates are of
 
-  /** The totals of a moment (by the server's clock). */
+  // The totals of a moment (by the server's clock).
   note({ counters, started_at: started, uptime_seconds: uptime }, now) {
     const same = this.last?.started === started;
     const before = same ? this.last : { at: now - uptime * 1000, counters: {} };

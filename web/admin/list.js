@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 // The list of users: a table with one page of the view. Only cells that differ are touched.
 
+import { shownUser } from './detail.js';
 import { badge, byId, element, foreign, heading, inSlices, on, setBadge, setText, show } from './dom.js';
 import { count, csvHead, csvUser, lasting, lastSeenText, plural, reasonText } from './format.js';
 import { rangeText, searchText } from './stored.js';
@@ -15,7 +16,6 @@ let facts; // tells what is needed to draw, see admin.js
 let changed; // called when another question is asked
 let wanted; // called when the end of what is loaded is near
 let page = 0;
-let selected = null; // the user whose details are open
 let asked = 0; // number of the last question
 let told = 0; // and of the last one whose users were counted
 
@@ -28,8 +28,9 @@ export function startList(theModel, theFacts, whenChanged, whenWanted) {
   });
   on('search-form', 'submit', (event) => event.preventDefault());
   on('filter', 'change', () => ask({ filter: byId('filter').value }));
-  for (const [id, to] of [['first', () => 0], ['previous', () => page - 1], ['next', () => page + 1],
-    ['last', () => Infinity]]) on(id, 'click', () => go(to()));
+  for (const [id, step] of Object.entries({ first: -Infinity, previous: -1, next: 1, last: Infinity })) {
+    on(id, 'click', () => go(page + step));
+  }
   on('everyone', 'click', () => {
     byId('filter').value = 'all';
     ask({ filter: 'all' });
@@ -66,21 +67,20 @@ async function ask(query) {
   go(0);
 }
 
-/** Tells screen readers how many were found to the last question, once that is known. */
+// Tells screen readers how many were found, once that is known.
 function tellFound({ stored }) {
   if (told === asked || model.building || stored?.busy) return;
   told = asked;
   setText('found', `${plural(model.view.length, 'user')} found`);
 }
 
-/** What is said where there are no users: [title, text, whether everyone known can be searched]. */
+// What is said where there are no users: [title, text, whether everyone known can be searched].
 function emptyWords({ loading, reached, stored, known }) {
   const { text, filter } = model.query;
   if (loading) return ['Loading the list', ''];
   if (!reached) return ['No data yet', 'The server does not answer.'];
-  if (stored?.busy || stored?.problem) {
-    return ['No user yet', stored.text || stored.problem ? searchText(stored, known) : ''];
-  }
+  const searching = stored && (stored.text || stored.problem) ? searchText(stored, known) : '';
+  if (stored?.busy || stored?.problem) return ['No user yet', searching];
   if (!text && filter === 'online') {
     return ['Nobody is online', 'Users appear here as soon as they connect. A page makes the first:'];
   }
@@ -88,7 +88,7 @@ function emptyWords({ loading, reached, stored, known }) {
   return [text ? 'Nobody online matches' : 'No user online is like this', '', text !== ''];
 }
 
-/** Draws the page and the pager. Who has the focus keeps it in another line. */
+// Draws the page and the pager. Who has the focus keeps it in another line.
 export function drawList() {
   model.flush();
   const { view, query } = model;
@@ -135,7 +135,7 @@ function makeSlot() {
   known.append(source);
   const tr = element('tr', {}, heading(link, note), element('td', {}, status, why), known, devices, since, seen);
   byId('rows').append(tr);
-  return { tr, link, note, status, why, source, devices, since, seen, row: null };
+  return { tr, link, note, status, why, source, devices, since, seen };
 }
 
 function fillSlot(slot, row) {
@@ -143,7 +143,7 @@ function fillSlot(slot, row) {
   if (slot.row?.id !== row.id) {
     slot.link.href = `#/user/${encodeURIComponent(row.id)}`;
     slot.link.replaceChildren(foreign(row.id));
-    slot.tr.setAttribute('aria-current', row.id === selected);
+    slot.tr.setAttribute('aria-current', row.id === shownUser());
   }
   if (slot.row?.message !== row.message) {
     slot.note.replaceChildren(...(row.message ? [' ', foreign(row.message)] : []));
@@ -165,9 +165,8 @@ export function drawTimes() {
 
 const slotOf = (id) => slots.find(({ row }) => row.id === id);
 
-/** Marks the user whose details are open; the focus goes back to the one they were of before. */
+// Marks the user whose details are open; the focus goes back to the one they were of before.
 export function select(id, before) {
-  selected = id;
   for (const { tr, row } of slots) tr.setAttribute('aria-current', row.id === id);
   if (id === null && before !== null) (slotOf(before)?.link ?? byId('search')).focus();
 }
@@ -181,9 +180,9 @@ async function saveCsv() {
       yield;
     }
   }());
-  const url = URL.createObjectURL(new Blob(parts, { type: 'text/csv;charset=utf-8' }));
+  const href = URL.createObjectURL(new Blob(parts, { type: 'text/csv;charset=utf-8' }));
   const stamp = new Date().toISOString().slice(0, 19).replace(/[:T]/g, '-');
-  element('a', { href: url, download: `presence-${stamp}.csv` }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 60000);
+  element('a', { href, download: `presence-${stamp}.csv` }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60000);
   setText('found', `${count(view.length)} users saved`);
 }

@@ -8,25 +8,24 @@ import { ago, brief, bytes, certificateText, clock, count, lasting, limitText, p
   visible } from './format.js';
 import { APART, LATE, Looks, problems } from './health.js';
 
-/** What is wrong with a cluster, for who does not know the word. */
+// What is wrong with a cluster, for who does not know the word.
 const NOTES = {
   alone: 'This server is alone: it has no connection to the engine, or not all have come back to '
     + 'it. Users of other servers are shown as they were, until the online threshold is over.',
   joining: 'This server takes over the users of the others. Until then it shows those that it has.',
 };
 
-/** How good a state of a node is; one that is not here is bad. */
+// How good a state of a node is; one that is not here is bad.
 const STATES = { settled: 'good', joining: 'warn', silent: 'warn', unknown: 'warn' };
 
 const looks = new Looks();
 const stateOf = (name) => state(STATES[name] ?? 'bad', visible(name));
 const within = (ms, limit) => state(Math.abs(ms) > limit ? 'warn' : 'good', brief(ms));
 
-/** Counts as entries, those that have counted or the zeros. */
 const counts = (entries, zeros) => entries.filter(([, value]) => !value === zeros)
   .map(([name, value]) => [name.replaceAll('_', ' '), count(value)]);
 
-/** Shows what is wrong, on the tab and at the top of the panel. */
+// What is wrong, on the tab and at the top of the panel.
 function drawHealth(stats) {
   const found = problems(stats, looks.grown, atServer());
   const number = plural(found.length, 'problem');
@@ -35,7 +34,7 @@ function drawHealth(stats) {
   byId('health').dataset.state = mark.dataset.state = how;
   setIcon(byId('health').querySelector('svg'), { good: 'connected', warn: 'behind', bad: 'broken' }[how]);
   setText('health-word', found.length ? number : 'Healthy');
-  if (byId('problems').textContent !== found.map(([, text]) => text).join('')) {
+  if (byId('problems').textContent !== found.map(([, text]) => text).join('')) { // a selection in it stays
     fill('problems', ...found.map(([one, text]) => element('li', { 'data-state': one }, text)));
   }
   mark.hidden = !found.length;
@@ -50,7 +49,7 @@ function nodeRow({ node_id: id, name, state: how, users, connections, last_entry
     cell(age === null ? 'never' : since(at - age, ago)));
 }
 
-/** Shows the cluster, and a word at the top of the page while this node is without the others. */
+// The cluster, and a word at the top of the page while this node is without the others.
 function drawCluster(cluster, now) {
   const note = NOTES[cluster?.state];
   show({ cluster, 'cluster-note': note });
@@ -68,17 +67,17 @@ function drawCluster(cluster, now) {
     ['Taken for dead', state(evicted ? 'warn' : 'good', count(evicted))],
     ['Tables that differed', state(differences ? 'bad' : 'good', count(differences))],
   ]);
-  const order = (a, b) => (b.node_id === own) - (a.node_id === own)
-    || (a.node_id === null) - (b.node_id === null)
+  const rank = ({ node_id: id }) => (id === null) - (id === own); // this one first, the lost last
+  const order = (a, b) => rank(a) - rank(b)
     || (a.name ?? '').localeCompare(b.name ?? '', 'en', { numeric: true })
     || String(a.node_id).localeCompare(b.node_id);
   fill('node-rows', ...[...nodes].sort(order).map((node) => nodeRow(node, own, now)));
 }
 
-/** Shows the totals of now, and compares them with those of before. */
+// Shows the totals of now, and compares them with those of before.
 export function drawServer(stats) {
-  const { store, memory, connections, started_at: started, webhook, certificates = [], limits = {},
-    limit_units: units = {}, counters = {}, cluster, landlock_version: landlock, acme } = stats;
+  const { store, memory, connections, started_at: started, webhook, certificates, limits,
+    limit_units: units, counters, cluster, landlock_version: landlock, acme } = stats;
   const now = atServer();
   looks.note(stats, now);
   drawHealth(stats);
@@ -93,7 +92,7 @@ export function drawServer(stats) {
       ['Running for', since(started, lasting)],
       ['Memory', `${bytes(memory.resident_bytes)}, ${bytes(memory.anonymous_bytes)} of its own`],
       ['Connections', `${count(connections.current)} of at most ${count(connections.limit)}`],
-      ...(landlock === undefined ? [] : [['Sandbox', landlock ? `Landlock ${landlock}` : 'not in this kernel']]),
+      ['Sandbox', landlock ? `Landlock ${landlock}` : 'not in this kernel'],
     ],
     store: [
       ['State', store.writable ? state('good', 'takes writes')
