@@ -145,7 +145,7 @@ function follow(id) {
   const item = element('li', {}, foreign(id), about, stop);
   const end = client.watch(id, ({ status, message = '', source, stale }) => about.replaceChildren(
     muted(foreign(message), stale ? ' (stale)' : ''), badge(status), badge(source)),
-  (error) => about.replaceChildren(error.message));
+  (error) => about.replaceChildren(element('span', {}, error.message)));
   stop.addEventListener('click', () => {
     end();
     followed.delete(id);

@@ -6,7 +6,7 @@ import { request } from './api.js';
 import { byId, element, fill, on, setText, show, svg } from './dom.js';
 import { chartPieces, clock, count, plural, roundTop } from './format.js';
 
-const WIDTH = 720; // of the drawing, which the page scales
+const WIDTH = 720; // of the drawing
 const HEIGHT = 150;
 const DAY = 86400000; // ms
 let points = []; // what is drawn: { x, at, users, connections }

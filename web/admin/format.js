@@ -23,7 +23,6 @@ const REASONS = {
 // One this page does not know is shown as it is.
 export const reasonText = (reason) => REASONS[reason] ?? visible(String(reason));
 
-// 100,000
 export const count = (value) => numbers.format(value);
 
 export const plural = (value, noun) => `${count(value)} ${noun}${value === 1 ? '' : 's'}`;

@@ -40,7 +40,6 @@ export class Model {
 
   constructor() { this.clear(); }
 
-  // The question stands.
   clear() {
     this.rows = new Map(); // id -> row
     this.gone = new Set(); // ids of offline rows, the longest gone first
