@@ -8,7 +8,7 @@ const seconds = format({ timeStyle: 'medium' });
 const day = format({ day: 'numeric', month: 'short' });
 const year = format({ dateStyle: 'medium' });
 
-// Why a session ended, in plain words.
+// Why a session ended.
 const REASONS = {
   __proto__: null,
   closed: 'left or signed out',

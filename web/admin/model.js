@@ -48,7 +48,7 @@ export class Model {
     this.complete = false; // everybody online has been loaded
     this.totals = { users: 0, connections: 0, live: 0, cached: 0 };
     this.view = []; // rows that match the query, in its order
-    this.changed = []; // rows that came since the view was in order
+    this.changed = new Set(); // rows that came since the view was in order
     this.building = null; // the question a new view is being built for
     this.load = 0; // number of the last load
     this.loadStart = null; // the number its first page was of
@@ -116,7 +116,7 @@ export class Model {
   put(row) {
     this.drop(row.id);
     this.rows.set(row.id, row);
-    this.changed.push(row);
+    this.changed.add(row);
     this.tally(row, 1);
     if (!row.online) this.gone.add(row.id);
     const [longest] = this.gone;
@@ -131,6 +131,7 @@ export class Model {
     this.tally(row, -1);
     this.rows.delete(id);
     this.gone.delete(id);
+    this.changed.delete(row);
   }
 
   // Counts a row in (1) or out (-1).
@@ -150,10 +151,10 @@ export class Model {
 
   // Brings the view up to date. True when it changed. A sort of two sorted runs is a merge.
   flush() {
-    if (this.building || !this.changed.length) return false;
+    if (this.building || !this.changed.size) return false;
     const kept = this.view.filter((row) => !row.old);
-    const come = this.changed.filter((row) => !row.old && this.matches(row)).sort(this.compare);
-    this.changed = [];
+    const come = [...this.changed].filter((row) => this.matches(row)).sort(this.compare);
+    this.changed.clear();
     if (!come.length && kept.length === this.view.length) return false;
     this.view = kept.concat(come).sort(this.compare);
     return true;
@@ -165,7 +166,7 @@ export class Model {
     mine.text = fold(mine.text);
     this.building = this.query = mine;
     this.compare = comparator(mine.sort, mine.descending);
-    this.changed = [];
+    this.changed.clear();
     const everyone = [...this.rows.values()];
     let view = [];
     for (let at = 0; at < everyone.length; at += SLICE) {
