@@ -16,7 +16,7 @@
 # Settings, all from the environment:
 #   PRESENCE_VENDOR_CACHE   archives and compiled vendor code, shared between checkouts
 #   PRESENCE_SOURCE         build this file in place of presence.c
-#   FUZZ_SECONDS            how long each fuzzer searches in `test`, default 10
+#   FUZZ_SECONDS            how long each fuzzer searches in `test`, default 10; the quickest half
 #   LOG_LINES               how much of a failed step's log is shown, default 100
 #   JOBS                    how many compilers at once, default one a processor
 #   TEST_JOBS               how many files of tests at once, default two a processor: most wait
@@ -110,8 +110,8 @@ packages() {
     case $1 in long) echo golang-go:go php-cli:php ruby:ruby default-jdk-headless:javac ;; esac
     case $1 in
     test | long)
-        echo openssl:openssl chromium:chromium libnss3-tools:certutil redis-server:redis-server \
-            pebble:pebble
+        echo openssl:openssl chromium:chromium chromium-headless-shell:chromium-headless-shell \
+            libnss3-tools:certutil redis-server:redis-server pebble:pebble
         ;;
     hostile)
         echo openssl:openssl slowhttptest:slowhttptest testssl.sh:testssl bsdextrautils:hexdump
