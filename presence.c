@@ -267,6 +267,7 @@
 #include <mbedtls/pk.h>
 #include <mbedtls/pkcs5.h>
 #include <mbedtls/psa_util.h>
+#include <mbedtls/platform.h>
 #include <mbedtls/platform_util.h>
 #include <mbedtls/ssl.h>
 #include <mbedtls/ssl_ticket.h>
@@ -8053,6 +8054,7 @@ struct wheel {
     size_t armed;              /* timers in all lists */
     struct timer_list expired; /* due, and not yet taken: wheel_pop gives them out one by one */
     struct timer_list slots[WHEEL_LEVELS][WHEEL_SLOTS];
+    uint64_t used; /* the slots of level 0 that may have timers, by bit: all others are empty */
 };
 
 static void wheel_init(struct wheel *wheel, int64_t now_ms)
@@ -8060,17 +8062,18 @@ static void wheel_init(struct wheel *wheel, int64_t now_ms)
     *wheel = (struct wheel){.tick = now_ms >> WHEEL_TICK_SHIFT};
 }
 
-/* The list that a due tick belongs to, seen from the wheel's present tick. Beyond the horizon that
- * is the slot of the top level which comes last: when the wheel is there, the timer is placed
- * anew. */
+/* The list that a timer with a due tick is put into, seen from the wheel's present tick. Beyond the
+ * horizon that is the slot of the top level which comes last: when the wheel is there, the timer is
+ * placed anew. */
 static struct timer_list *wheel_slot(struct wheel *wheel, int64_t due)
 {
     int64_t ahead = due - wheel->tick;
     if (ahead < 0) return &wheel->expired;
     for (int level = 0; level < WHEEL_LEVELS; level++) {
         int shift = level * WHEEL_SLOT_BITS;
-        if (ahead < INT64_C(1) << (shift + WHEEL_SLOT_BITS))
-            return &wheel->slots[level][(due >> shift) & (WHEEL_SLOTS - 1)];
+        if (ahead >= INT64_C(1) << (shift + WHEEL_SLOT_BITS)) continue;
+        if (!level) wheel->used |= UINT64_C(1) << (due & (WHEEL_SLOTS - 1));
+        return &wheel->slots[level][(due >> shift) & (WHEEL_SLOTS - 1)];
     }
     int shift = (WHEEL_LEVELS - 1) * WHEEL_SLOT_BITS;
     return &wheel->slots[WHEEL_LEVELS - 1][((wheel->tick >> shift) - 1) & (WHEEL_SLOTS - 1)];
@@ -8118,6 +8121,7 @@ static void wheel_sort(struct wheel *wheel, struct timer_list *list)
 static void wheel_step(struct wheel *wheel)
 {
     int64_t tick = wheel->tick++;
+    wheel->used &= ~(UINT64_C(1) << (tick & (WHEEL_SLOTS - 1)));
     wheel_sort(wheel, &wheel->slots[0][tick & (WHEEL_SLOTS - 1)]);
     for (int level = 1; level < WHEEL_LEVELS; level++) {
         int shift = level * WHEEL_SLOT_BITS;
@@ -8146,11 +8150,13 @@ static int64_t wheel_wait(const struct wheel *wheel, int64_t now_ms)
 {
     if (LIST_FIRST(&wheel->expired)) return 0;
     if (!wheel->armed) return -1;
-    int64_t tick = wheel->tick;
-    for (int i = 0; i < WHEEL_SLOTS; i++, tick++) {
-        if (LIST_FIRST(&wheel->slots[0][tick & (WHEEL_SLOTS - 1)])) break;
-        if (i && !(tick & (WHEEL_SLOTS - 1))) break; /* coarser slots are spread here */
-    }
+    int64_t slot = wheel->tick & (WHEEL_SLOTS - 1), tick = wheel->tick - slot + WHEEL_SLOTS;
+    for (uint64_t used = wheel->used >> slot << slot; used; used &= used - 1) {
+        slot = __builtin_ctzll(used);
+        if (!LIST_FIRST(&wheel->slots[0][slot])) continue;
+        tick += slot - WHEEL_SLOTS;
+        break;
+    } /* or where coarser slots are spread */
     int64_t wait = (tick << WHEEL_TICK_SHIFT) - now_ms;
     return wait > 0 ? wait : 0;
 }
@@ -13344,27 +13350,110 @@ static bool cert_has_address(const mbedtls_x509_crt *cert, const char *host)
     return false;
 }
 
-/* Mbed TLS asks about a certificate that it has looked at. It compares names; for a host that is
- * an address there is none to send or compare (RFC 6066 section 3), so that is done here. */
-static int tls_client_verify(void *host, mbedtls_x509_crt *cert, int depth, uint32_t *flags)
+enum { TLS_ROOTS_MAX = 2 << 20 }; /* bytes of a file of those whom to trust */
+
+/* Who is trusted in one handshake. */
+struct tls_trust {
+    const struct buffer *roots; /* see tls_client_read_roots */
+    const char *host;           /* the other side: what its certificate is to be for */
+    bool asked;  /* Mbed TLS did, which begins with the other side's own certificate */
+    bool has_it; /* that is itself in the file */
+};
+
+/* [main, webhook, acme, engine] Reads the next certificate of a file at or behind *at, and moves
+ * *at behind it. The file has them in PEM, one behind the other, or one in DER. 0, or
+ * MBEDTLS_ERR_PEM_NO_HEADER_FOOTER_PRESENT at its end, or that there is no memory. What Mbed TLS
+ * does not know is passed over: in every system's list there are kinds of keys it has not. */
+static int tls_roots_next(const struct buffer *roots, size_t *at, mbedtls_x509_crt *out)
 {
-    if (!depth && host_is_bare_address(host) && !cert_has_address(cert, host))
+    static const char begin[] = "-----BEGIN CERTIFICATE-----", end[] = "-----END CERTIFICATE-----";
+    const uint8_t *text = (const uint8_t *)roots->at;
+    bool der = !*at && !strstr(roots->at, begin);
+    int error = der ? mbedtls_x509_crt_parse_der(out, text, roots->len) : -1;
+    if (der) *at = roots->len;
+    while (error && error != MBEDTLS_ERR_X509_ALLOC_FAILED) {
+        mbedtls_pem_context pem;
+        size_t used = 0;
+        mbedtls_pem_init(&pem);
+        error = mbedtls_pem_read_buffer(&pem, begin, end, text + *at, NULL, 0, &used);
+        *at += used;
+        bool decoded = !error, none = error == MBEDTLS_ERR_PEM_NO_HEADER_FOOTER_PRESENT;
+        if (error == MBEDTLS_ERR_PEM_ALLOC_FAILED) error = MBEDTLS_ERR_X509_ALLOC_FAILED;
+        const uint8_t *inside = mbedtls_pem_get_buffer(&pem, &used);
+        if (decoded) error = mbedtls_x509_crt_parse_der(out, inside, used);
+        mbedtls_pem_free(&pem);
+        if (none) break;
+    }
+    return error;
+}
+
+/* Whether two names may be the same: as text, since the same may be written in two ways. Mbed TLS
+ * looks at them more closely. */
+static bool cert_names_alike(const mbedtls_x509_name *one, const mbedtls_x509_name *other)
+{
+    char a[1024], b[1024];
+    return mbedtls_x509_dn_gets(a, sizeof a, one) < 0 ||
+           mbedtls_x509_dn_gets(b, sizeof b, other) < 0 || !strcasecmp(a, b);
+}
+
+/* [webhook, acme, engine] Mbed TLS asks who may have signed a certificate, first of all that of the
+ * other side itself; what is found is its own to free. 0, or that there is no memory. */
+static int tls_trust_find(void *context, const mbedtls_x509_crt *child, mbedtls_x509_crt **found)
+{
+    struct tls_trust *trust = context;
+    bool own = !trust->asked && cert_names_alike(&child->issuer, &child->subject);
+    mbedtls_x509_crt *cert = NULL;
+    size_t at = 0;
+    int error;
+    trust->asked = true;
+    for (;;) {
+        if (!cert) cert = mbedtls_calloc(1, sizeof *cert);
+        if (!cert) return MBEDTLS_ERR_X509_ALLOC_FAILED;
+        mbedtls_x509_crt_init(cert);
+        error = tls_roots_next(trust->roots, &at, cert);
+        if (error) break;
+        trust->has_it |=
+            own && !bytes_compare(cert->raw.p, cert->raw.len, child->raw.p, child->raw.len);
+        if (cert_names_alike(&cert->subject, &child->issuer)) {
+            *found = cert;
+            found = &cert->next;
+            cert = NULL;
+        } else mbedtls_x509_crt_free(cert);
+    }
+    mbedtls_x509_crt_free(cert);
+    mbedtls_free(cert);
+    return error == MBEDTLS_ERR_PEM_NO_HEADER_FOOTER_PRESENT ? 0 : error;
+}
+
+/* Mbed TLS asks about a certificate that it has looked at. It compares names; for a host that is an
+ * address there is none to send or compare (RFC 6066 section 3), so that is done here. And of those
+ * whom it asks for it takes only who may sign: whose own certificate is in the file, byte for byte,
+ * is trusted though it signed itself and may sign nothing, whatever else was sent with it. */
+static int tls_trust_verify(void *context, mbedtls_x509_crt *cert, int depth, uint32_t *flags)
+{
+    const struct tls_trust *trust = context;
+    if (trust->has_it) *flags &= depth ? 0 : ~(uint32_t)MBEDTLS_X509_BADCERT_NOT_TRUSTED;
+    if (!depth && host_is_bare_address(trust->host) && !cert_has_address(cert, trust->host))
         *flags |= MBEDTLS_X509_BADCERT_CN_MISMATCH;
     return 0;
 }
 
-/* [main, webhook, engine] Reads whom to trust, anew for each connection: an updated file counts
- * without a restart. False with the reason in why; *roots is to be freed in any case. What Mbed TLS
- * does not know in the file is passed over, as in every system's list there are kinds of keys it
- * has not. */
-static bool tls_client_read_roots(const char *option, const char *path, mbedtls_x509_crt *roots,
+/* [main, webhook, acme, engine] Reads whom to trust, anew for each connection: an updated file
+ * counts without a restart. They are taken apart one at a time, when Mbed TLS asks: all 140 that a
+ * system has would be 600 KB of small blocks, which leave holes in the heap. False with the reason
+ * in why; *roots is to be freed in any case. */
+static bool tls_client_read_roots(const char *option, const char *path, struct buffer *roots,
                                   struct why why)
 {
-    mbedtls_x509_crt_init(roots);
-    if (!tls_file_readable(option, path, why)) return false;
-    int error = mbedtls_x509_crt_parse_file(roots, path);
-    if (error >= 0 && roots->version) return true;
-    if (error >= 0) error = MBEDTLS_ERR_X509_INVALID_FORMAT;
+    mbedtls_x509_crt first;
+    size_t at = 0;
+    *roots = (struct buffer){0};
+    if (!secret_read(option, path, false, TLS_ROOTS_MAX, roots, why)) return false;
+    mbedtls_x509_crt_init(&first);
+    int error = tls_roots_next(roots, &at, &first);
+    mbedtls_x509_crt_free(&first);
+    if (!error) return true;
+    if (error == MBEDTLS_ERR_PEM_NO_HEADER_FOOTER_PRESENT) error = MBEDTLS_ERR_X509_INVALID_FORMAT;
     return tls_file_problem(option, path, error,
                             "name a PEM file of those who sign the other side's certificate", why);
 }
@@ -13375,7 +13464,7 @@ static bool tls_client_read_roots(const char *option, const char *path, mbedtls_
  * have to offer those, and Mbed TLS cannot read them in TLS 1.2: who answers with one there, which
  * tls_client_signs_new tells, is to be asked again so. */
 static int tls_client_set(mbedtls_ssl_context *ssl, mbedtls_ssl_config *config,
-                          mbedtls_x509_crt *roots, const char *host, bool tls12)
+                          struct tls_trust *trust, bool tls12)
 {
     static const uint16_t old_signatures[] = {
         MBEDTLS_TLS1_3_SIG_ECDSA_SECP256R1_SHA256, MBEDTLS_TLS1_3_SIG_ECDSA_SECP384R1_SHA384,
@@ -13392,14 +13481,15 @@ static int tls_client_set(mbedtls_ssl_context *ssl, mbedtls_ssl_config *config,
         mbedtls_ssl_conf_sig_algs(config, old_signatures);
     }
     mbedtls_ssl_conf_authmode(config, MBEDTLS_SSL_VERIFY_REQUIRED);
-    mbedtls_ssl_conf_ca_chain(config, roots, NULL);
-    mbedtls_ssl_conf_verify(config, tls_client_verify, (void *)host);
+    mbedtls_ssl_conf_ca_cb(config, tls_trust_find, trust);
+    mbedtls_ssl_conf_verify(config, tls_trust_verify, trust);
     mbedtls_ssl_conf_session_tickets(config, MBEDTLS_SSL_SESSION_TICKETS_DISABLED);
     if (!error) error = mbedtls_ssl_setup(ssl, config);
-    snprintf(name, sizeof name, "%s", host);
+    snprintf(name, sizeof name, "%s", trust->host);
     size_t len = strlen(name);
     if (len && name[len - 1] == '.') name[len - 1] = 0; /* RFC 6066: without the dot at the end */
-    if (!error) error = mbedtls_ssl_set_hostname(ssl, host_is_bare_address(host) ? NULL : name);
+    if (!error)
+        error = mbedtls_ssl_set_hostname(ssl, host_is_bare_address(trust->host) ? NULL : name);
     return error;
 }
 
@@ -13561,7 +13651,8 @@ static void caller_wake(struct caller *caller)
 struct call_tls {
     mbedtls_ssl_context ssl;
     mbedtls_ssl_config config;
-    mbedtls_x509_crt roots;
+    struct buffer roots;
+    struct tls_trust trust;
 };
 
 /* One request on its way. [webhook, acme] */
@@ -13769,8 +13860,8 @@ static bool call_open(struct call *call)
 static int call_tls_set(struct call_tls *tls, struct call *call)
 {
     struct caller *caller = call->caller;
-    int error =
-        tls_client_set(&tls->ssl, &tls->config, &tls->roots, caller->url.host, caller->tls12);
+    tls->trust = (struct tls_trust){.roots = &tls->roots, .host = caller->url.host};
+    int error = tls_client_set(&tls->ssl, &tls->config, &tls->trust, caller->tls12);
     mbedtls_ssl_set_bio(&tls->ssl, call, call_send, call_receive, NULL);
     return error;
 }
@@ -13806,7 +13897,7 @@ static void call_tls_free(struct call_tls *tls)
 {
     mbedtls_ssl_free(&tls->ssl);
     mbedtls_ssl_config_free(&tls->config);
-    mbedtls_x509_crt_free(&tls->roots);
+    buffer_free(&tls->roots);
 }
 
 /* [webhook, acme] Connects, and makes it TLS for https. For TLS 1.3 we have to offer the signatures
@@ -14284,7 +14375,7 @@ static bool webhook_wanted(const struct webhook *hook)
  * first change. */
 static bool webhook_init(struct webhook *hook, const struct options *options, struct why why)
 {
-    mbedtls_x509_crt roots;
+    struct buffer roots;
     hook->options = options;
     hook->caller = (struct caller){
         .ca_option = "webhook-ca-file", .ca_file = options->webhook_ca_file, .wake = -1};
@@ -14300,7 +14391,7 @@ static bool webhook_init(struct webhook *hook, const struct options *options, st
     if (!webhook_read_secret(hook, true, why)) return false;
     if (!hook->caller.url.secure) return true;
     bool good = tls_client_read_roots("webhook-ca-file", options->webhook_ca_file, &roots, why);
-    mbedtls_x509_crt_free(&roots);
+    buffer_free(&roots);
     return good;
 }
 
@@ -15907,7 +15998,7 @@ static bool acme_email_valid(const char *text)
 static bool acme_init(struct acme *acme, const struct options *options, struct why why)
 {
     struct call_url url;
-    mbedtls_x509_crt roots;
+    struct buffer roots;
     acme->options = options;
     acme->caller =
         (struct caller){.ca_option = "acme-ca-file", .ca_file = options->acme_ca_file, .wake = -1};
@@ -15942,7 +16033,7 @@ static bool acme_init(struct acme *acme, const struct options *options, struct w
                     options->acme_email);
     if (!url.secure) return true;
     bool good = tls_client_read_roots("acme-ca-file", options->acme_ca_file, &roots, why);
-    mbedtls_x509_crt_free(&roots);
+    buffer_free(&roots);
     return good;
 }
 
@@ -16553,6 +16644,7 @@ struct engine_line {
     bool unread;     /* it was not read to its end: more is there without an event */
     mbedtls_ssl_context ssl;
     mbedtls_ssl_config config;
+    struct tls_trust trust;
     struct seam_redis *redis;      /* once it is open */
     struct engine_call_list calls; /* in the order of their answers */
     int64_t heard;                 /* mono: when an answer came last, or it was opened */
@@ -16595,8 +16687,7 @@ struct engine {
     bool looking;          /* it was begun, or taken up, by this attempt */
     struct addrinfo *number;
     const struct addrinfo *address; /* the one that is being tried, of lookup or number */
-    mbedtls_x509_crt roots;
-    bool has_roots; /* read for an attempt, and kept until the next: its host may change */
+    struct buffer roots;            /* read for an attempt, and kept until the next */
     struct engine_line ask, read;
 
     /* What holds in the engine. */
@@ -16990,8 +17081,7 @@ static void engine_begin(struct engine *engine)
     engine->target = url->hosts[url->sentinel ? engine->next_sentinel++ % url->host_count : 0];
     engine->try_by = clock_mono_ms() + ENGINE_TRY_MS;
     engine->looking = false;
-    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
-    engine->has_roots = url->secure;
+    buffer_free(&engine->roots);
     if (url->secure && !tls_client_read_roots("cluster-ca-file", engine->options->cluster_ca_file,
                                               &engine->roots, WHY(err)))
         engine_fail(engine, "%s", err);
@@ -17054,8 +17144,8 @@ static void engine_line_connected(struct engine *engine, struct engine_line *lin
         mbedtls_ssl_init(&line->ssl);
         mbedtls_ssl_config_init(&line->config);
         line->secure = true;
-        error = tls_client_set(&line->ssl, &line->config, &engine->roots, engine->target.host,
-                               engine->tls12);
+        line->trust = (struct tls_trust){.roots = &engine->roots, .host = engine->target.host};
+        error = tls_client_set(&line->ssl, &line->config, &line->trust, engine->tls12);
         mbedtls_ssl_set_bio(&line->ssl, &line->fd, seam_redis_tls_send, seam_redis_tls_receive,
                             NULL);
         if (error) engine_fail(engine, "TLS cannot begin: error -0x%04x", (unsigned)-error);
@@ -17824,7 +17914,7 @@ static bool engine_read_name(struct engine *engine, struct why why)
 static bool engine_init(struct engine *engine, const struct options *options, struct log *log,
                         struct why why)
 {
-    mbedtls_x509_crt roots;
+    struct buffer roots;
     const char *file = options->cluster_password_file;
     engine->options = options;
     engine->log = log;
@@ -17845,7 +17935,7 @@ static bool engine_init(struct engine *engine, const struct options *options, st
                     file);
     if (!engine->url.secure) return true;
     bool good = tls_client_read_roots("cluster-ca-file", options->cluster_ca_file, &roots, why);
-    mbedtls_x509_crt_free(&roots);
+    buffer_free(&roots);
     return good;
 }
 
@@ -17913,7 +18003,7 @@ static void engine_free(struct engine *engine)
         loop_close(&engine->loop);
     }
     lookup_drop(engine->lookup);
-    if (engine->has_roots) mbedtls_x509_crt_free(&engine->roots);
+    buffer_free(&engine->roots);
     secret_free(&engine->password);
     engine_url_free(&engine->url);
 }

@@ -22,6 +22,7 @@
 #include "unit/outbox.c"
 #include "unit/passwords.c"
 #include "unit/records.c"
+#include "unit/roots.c"
 #include "unit/routes.c"
 #include "unit/rules.c"
 #include "unit/store.c"
@@ -69,6 +70,7 @@ static const struct {
     {"websocket", WEBSOCKET_TESTS, COUNT_OF(WEBSOCKET_TESTS), false, NULL, NULL},
     {"http", HTTP_TESTS, COUNT_OF(HTTP_TESTS), false, NULL, NULL},
     {"certificates", CERTIFICATES_TESTS, COUNT_OF(CERTIFICATES_TESTS), true, NULL, NULL},
+    {"roots", ROOTS_TESTS, COUNT_OF(ROOTS_TESTS), false, NULL, NULL},
     {"webhooks", WEBHOOKS_TESTS, COUNT_OF(WEBHOOKS_TESTS), true, NULL, NULL},
     {"acme", ACME_TESTS, COUNT_OF(ACME_TESTS), false, acme_setup, acme_teardown},
     {"cluster", CLUSTER_TESTS, COUNT_OF(CLUSTER_TESTS), false, NULL, NULL},

@@ -3,7 +3,9 @@
 // What is held for requests under way is counted and bounded, over all and by address; and a
 // stranger's body is not waited for.
 const assert = require('node:assert/strict');
-const { test, dice, variant, start, startSecure, tcp, tokenKey, passwordFile, heartbeats, get, until, proc, slow } = require('./lib');
+const fs = require('node:fs');
+const path = require('node:path');
+const { test, dice, variant, release, start, startSecure, startReceiver, tempDir, Authority, heartbeat, stats, tcp, tokenKey, passwordFile, heartbeats, get, until, proc, slow } = require('./lib');
 
 const KB = 1024;
 const MB = 1024 * KB;
@@ -195,4 +197,25 @@ test('whatever a client does, the count of memory comes back to nothing', async 
   }
   for (const raw of live) raw.destroy();
   await until('nothing to be held', async () => (await metric(metrics, 'request_memory_bytes')) < 4 * KB && (await metric(metrics, 'connections_pending')) < 3, { within: 15000 * slow });
+});
+
+test('of a long list of whom to trust nothing is kept behind a request of ours', { skip: release ? false : 'the sanitizer keeps what is freed' }, async (t) => {
+  const dir = tempDir(t);
+  const authority = new Authority(dir);
+  const { pem, keyPem } = authority.issue('127.0.0.1', { hosts: ['127.0.0.1'] });
+  const receiver = await startReceiver(t, { tls: { cert: pem, key: keyPem } });
+  const list = path.join(dir, 'list.pem');
+  const others = ['one', 'two', 'three'].map((name) => new Authority(dir, name).pem).join('');
+  fs.writeFileSync(list, others.repeat(50) + authority.pem);
+  const own = {};
+  for (const file of [authority.file, list]) {
+    const server = await start(t, { args: [...receiver.args, '--webhook-ca-file', file] });
+    for (let i = 1; i <= 5; i++) {
+      await heartbeat(server, `user-${i}`);
+      await until('it to be delivered', async () => (await stats(server)).webhook.pending === 0, { within: 10000 * slow });
+    }
+    own[file] = proc.own(server.pid);
+    await server.stop();
+  }
+  assert.ok(own[list] <= own[authority.file] + 32 * KB, `${own[list]} bytes, ${own[authority.file]} with one to trust`);
 });
