@@ -378,8 +378,8 @@ static void acme_order_is_taken_up(void **state)
 }
 
 /* Whatever is answered, and in whatever order, an order ends, and keeps nothing that it could not
- * use: the search beside the stories above. Other answers in each run, and more of them where all is
- * wanted (./build.sh test STEP). */
+ * use: the search beside the stories above. The answers are others in each run; there are more of
+ * them where all is wanted (./build.sh test STEP). */
 static void acme_orders_end(void **state)
 {
     (void)state;
