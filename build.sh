@@ -173,7 +173,7 @@ need() {
 # Builds a program: $1 variant, $2 source, $3 output, then further flags for it. Does nothing when
 # neither a source nor a flag has changed since the last time.
 build_program() {
-    local variant=$1 source=$2 out=$3 object key flags=$WARNINGS
+    local variant=$1 source=$2 out=$3 object key flags=$WARNINGS tests=()
     shift 3
     variant "$variant"
     lock vendor
@@ -185,10 +185,11 @@ build_program() {
     unlock
     lock "$(basename "$out")"
     [ "$source" = "$SOURCE" ] || flags="$TEST_WARNINGS -I$(dirname "$SOURCE") $TEST_INCLUDES"
+    [ "$source$*" = "$SOURCE" ] || tests=(test/{,unit/,fuzz/}*.[ch])
     object=build/obj/$(basename "$out").o
     key=$({
         echo "$KEY $SEAM $CC $CFLAGS $OURS $LDFLAGS $flags $source $*"
-        cat "$SOURCE" "$source" vendor/*.h $GEN/*.inc test/{,unit/,fuzz/}*.[ch] {,vendor/}build.sh
+        cat "$SOURCE" "$source" vendor/*.h $GEN/*.inc ${tests[@]+"${tests[@]}"} {,vendor/}build.sh
     } | hash_stdin)
     if [ ! -x "$out" ] || [ "$(cat "$object.key" 2>/dev/null)" != "$key" ]; then
         rm -f "$object.key"
