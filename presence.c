@@ -21476,7 +21476,8 @@ static void manager_say_reloading(const struct manager *manager, struct log *log
 static void manager_alive(struct manager *manager, int64_t now)
 {
     if (!manager->watchdog || now < manager->watchdog_due) return;
-    if (manager_tell(manager, 0, "WATCHDOG=1")) manager->watchdog_due = now + manager->watchdog / 2;
+    if (manager_tell(manager, 0, "WATCHDOG=1"))
+        manager->watchdog_due = now + (manager->watchdog + 1) / 2;
     else manager->watchdog_due = now + (manager->watchdog > 100 ? 100 : 1);
 }
 
@@ -27936,11 +27937,18 @@ static void metrics_head(struct buffer *out, const char *metric, const char *hel
     buffer_print(out, "# HELP %s %s\n# TYPE %s %s\n", metric, help, metric, type);
 }
 
-/* Appends one gauge that not every server has, in Prometheus' text format. */
+/* Appends what a series of ours is, and its name in front of the value. */
+static void metrics_begin(struct buffer *out, const char *name, const char *help, const char *type)
+{
+    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s %s\n", name, help, name, type);
+    buffer_print(out, "presence_%s ", name);
+}
+
+/* Appends one gauge that not every server has. */
 static void metrics_gauge(struct buffer *out, const char *name, const char *help, int64_t value)
 {
-    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s gauge\n", name, help, name);
-    buffer_print(out, "presence_%s %" PRId64 "\n", name, value);
+    metrics_begin(out, name, help, "gauge");
+    buffer_print(out, "%" PRId64 "\n", value);
 }
 
 /* Appends ms as seconds, as Prometheus wants times. */
@@ -27953,8 +27961,7 @@ static void metrics_ms(struct buffer *out, int64_t ms)
 /* Appends a gauge of ms. */
 static void metrics_seconds(struct buffer *out, const char *name, const char *help, int64_t ms)
 {
-    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s gauge\n", name, help, name);
-    buffer_print(out, "presence_%s ", name);
+    metrics_begin(out, name, help, "gauge");
     metrics_ms(out, ms);
     buffer_text(out, "\n");
 }
@@ -27962,8 +27969,8 @@ static void metrics_seconds(struct buffer *out, const char *name, const char *he
 /* Appends one counter. */
 static void metrics_counter(struct buffer *out, const char *name, const char *help, uint64_t value)
 {
-    buffer_print(out, "# HELP presence_%s %s\n# TYPE presence_%s counter\n", name, help, name);
-    buffer_print(out, "presence_%s %" PRIu64 "\n", name, value);
+    metrics_begin(out, name, help, "counter");
+    buffer_print(out, "%" PRIu64 "\n", value);
 }
 
 /* [worker] Appends what a node of a cluster has beside the rest. */
@@ -28004,8 +28011,7 @@ static void metrics_cluster(struct buffer *out, struct server *server, struct in
 static void metrics_refusals(struct buffer *out, const struct server *server)
 {
     static const char name[] = "presence_upgrades_refused_by_reason_total";
-    buffer_print(out, "# HELP %s upgrades refused, by the code of the error\n", name);
-    buffer_print(out, "# TYPE %s counter\n", name);
+    metrics_head(out, name, "upgrades refused, by the code of the error", "counter");
     for (int i = 0; i < ERROR_COUNT; i++) {
         uint64_t count = atomic_load(&server->refusals[i]);
         if (count)
@@ -28191,9 +28197,9 @@ static void server_tell(struct server *server)
     server_gauges(server, server_now(server), &gauges);
     for (size_t i = 0; i < OPTION_COUNT_ALL; i++) {
         const struct option_row *row = &OPTIONS[i];
-        int64_t n = *(const int64_t *)((const char *)&server->options + row->offset);
+        const void *at = (const char *)&server->options + row->offset;
         if (row->type == OPTION_COUNT || row->type == OPTION_SIZE || row->type == OPTION_DURATION)
-            log_list_add(&list, row->name, option_bound(row, n, text));
+            log_list_add(&list, row->name, option_bound(row, *(const int64_t *)at, text));
     }
     log_list_next(&list, "now");
     for (const struct gauge_row *row = GAUGES; row < GAUGES + GAUGE_COUNT; row++) {

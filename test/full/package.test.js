@@ -8,6 +8,7 @@ const path = require('node:path');
 const { execFileSync, spawn, spawnSync } = require('node:child_process');
 const nodeTest = require('node:test');
 const { start, run, get, bearer, tempDir, cleanup, until, within, needs } = require('../integration/lib');
+const { startPebble } = require('../integration/lib/pebble');
 
 const root = path.join(__dirname, '../..');
 const DIST = path.join(root, 'build/dist');
@@ -229,5 +230,22 @@ packed('a Debian takes it: installed, served, reloaded, upgraded without a refus
     const { status, stdout, stderr } = inside('dpkg -P presence');
     assert.equal(status, 0, stdout + stderr);
     assert.equal(inside('ls -d /etc/presence /var/lib/presence 2>/dev/null; getent passwd presence; find /etc -name "*presence*"; find /var/lib/systemd -name "*presence*"').stdout, '');
+  });
+
+  await t.test('from a fresh Debian to a green padlock are the three commands of the README', { skip: needs('pebble', 'apt-get install pebble').skip }, async () => {
+    const [, block] = /to a green padlock[^\n]*\n\n((?: {4}# .*\n)+)/.exec(fs.readFileSync(path.join(root, 'README.md'), 'utf8'));
+    const [install, configure, ...rest] = block.trim().split('\n').map((line) => line.trim().replace(/^# /, ''));
+    assert.deepEqual(rest, ['systemctl restart presence']);
+    assert.equal(install, `apt install ./${path.basename(deb('amd64'))}`);
+    const pebble = await startPebble(t, {}, { inside: ['nsenter', '-t', pid, '-n'], tlsPort: 443, httpPort: 80 });
+    sure('dpkg -i /root/presence.deb'); // apt has no network here
+    fs.copyFileSync(pebble.ca, path.join(dir, 'etc/presence/pebble.pem'));
+    sure(configure);
+    sure(`printf 'acme-server ${pebble.url}\\nacme-ca-file /etc/presence/pebble.pem\\n' >>/etc/presence/presence.conf`);
+    sure(rest[0]);
+    await until('a certificate', () => /acme: a certificate for presence\.example\.com/.test(sure('journalctl -u presence --no-pager')), { within: 30000, every: 200 });
+    fs.writeFileSync(path.join(dir, 'root/root.pem'), await pebble.root());
+    assert.equal(sure('curl -sSf --cacert /root/root.pem --resolve presence.example.com:443:127.0.0.1 https://presence.example.com/healthz'), '{"status":"ok"}\n');
+    sure('dpkg -P presence');
   });
 });

@@ -230,7 +230,25 @@ static void page_by_last_seen_has_each_once(void **unused)
     hub_of_tests_free(server);
 }
 
+/* However short the time of a watchdog is, the next sign of life is later than this one: the hub
+ * sleeps until it is due. */
+static void signs_of_life_lie_apart(void **unused)
+{
+    (void)unused;
+    int ends[2];
+    assert_int_equal(socketpair(AF_UNIX, SOCK_DGRAM, 0, ends), 0);
+    for (int64_t ms = 1; ms < 10; ms++) {
+        struct manager manager = {.fd = ends[0], .watchdog = ms};
+        char said[32];
+        manager_alive(&manager, 1000);
+        assert_int_equal(recv(ends[1], said, sizeof said, MSG_DONTWAIT), 10);
+        assert_in_range(manager.watchdog_due, 1001, 1000 + ms);
+    }
+    for (int i = 0; i < 2; i++) close(ends[i]);
+}
+
 static const struct CMUnitTest HUB_TESTS[] = {
+    cmocka_unit_test(signs_of_life_lie_apart),
     cmocka_unit_test(hub_keeps_events_for_streams),
     cmocka_unit_test(hub_samples_minutes),
     cmocka_unit_test(hub_hears_in_order),
