@@ -16090,6 +16090,7 @@ enum {
     ENGINE_BLOCK_MS = 2000,      /* how long it may hold XREAD, */
     ENGINE_BLOCK_PIECES_MS = 20, /* or while a snapshot is read, of which the next may begin soon */
     ENGINE_GONE_MS = 20,         /* how often is asked whether a snapshot is gone */
+    ENGINE_FOREIGN_MS = 60000,   /* between two words about entries that are not ours */
     ENGINE_RETRY_MS = 2000,      /* a new connection comes after up to so long, at random */
     ENGINE_TRY_MS = 3000,        /* and may take as long, from its address on */
     ENGINE_FULL_MS = 100,        /* an engine whose memory is full is asked again after that */
@@ -16428,10 +16429,11 @@ static bool reply_only_id(const redisReply *reply, bool *found, struct stream_id
 }
 
 /* [any] Reads elements of the log behind *read, which moves on: each is put behind a struct
- * engine_entry into `out`. False, with the reason in why, if one is not as append writes them, or
- * does not come behind the one before it. */
+ * engine_entry into `out`. What append did not write is passed over, and *foreign is set: the base
+ * of the others tells that none is missing. False, with the reason in why, if this is no log, or an
+ * element does not come behind the one before it. */
 static bool reply_entries(const redisReply *reply, struct stream_id *read, struct buffer *out,
-                          struct why why)
+                          bool *foreign, struct why why)
 {
     if (!reply_has(reply, 0)) return fail(why, "the answer to XREAD is none");
     for (size_t i = 0; i < reply->elements; i++) {
@@ -16443,15 +16445,16 @@ static bool reply_entries(const redisReply *reply, struct stream_id *read, struc
             return fail(why, "the answer to XREAD is none");
         if (stream_id_compare(entry.id, *read) <= 0)
             return fail(why, "its log is out of order at %s", stream_id_text(entry.id, text));
+        *read = entry.id;
         if (!engine_number_read(values[0], UINT32_MAX, &epoch) ||
-            !engine_number_read(values[1], UINT64_MAX, &entry.base) || values[2].len > UINT32_MAX)
-            return fail(why, "element %s of its log was written by something else",
-                        stream_id_text(entry.id, text));
+            !engine_number_read(values[1], UINT64_MAX, &entry.base) || values[2].len > UINT32_MAX) {
+            *foreign = true;
+            continue;
+        }
         entry.epoch = (uint32_t)epoch;
         entry.len = (uint32_t)values[2].len;
         buffer_add(out, &entry, sizeof entry);
         buffer_add(out, values[2].at, values[2].len);
-        *read = entry.id;
     }
     return true;
 }
@@ -16615,7 +16618,7 @@ enum engine_call_kind {
     CALL_FIRST, /* the log's first entry */
     CALL_LAST,
     CALL_TIME,
-    CALL_TRY, /* engine_probe: wrong in a way that changes nothing; is it allowed? */
+    CALL_TRY, /* wrong in a way that changes nothing: would it be taken? */
     CALL_SETUP_DONE,
     CALL_APPEND,
     CALL_RENEW,
@@ -16668,11 +16671,14 @@ struct engine {
 
     /* Where it stands. */
     enum engine_step step;
-    bool probing; /* main is asking, see engine_probe */
-    bool down;    /* the hub was told so */
+    bool probing;       /* main is asking, see engine_probe */
+    int64_t up_at;      /* mono: when it was last found */
+    int64_t foreign_at; /* mono: the next word about entries that are not ours */
+    int64_t full_since; /* mono: it has had no memory for an append; or 0 */
+    bool down;          /* the hub was told so */
     bool wrong; /* the last failure will not pass by itself: why has a sentence for the operator */
     char why[WHY_MAX];
-    unsigned failures; /* since it was up */
+    unsigned failures; /* since it was up for ENGINE_RETRY_MS */
     int64_t good_at;   /* mono: when it was last known to be there */
     int64_t retry_at;
     int64_t try_by; /* an attempt ends then */
@@ -16831,14 +16837,14 @@ static void engine_close(struct engine *engine)
     engine->unsent = TAILQ_EMPTY(&engine->appends)
                          ? NULL
                          : container_of(TAILQ_FIRST(&engine->appends), struct engine_ask, job);
-    engine->append_at = engine->piece_at = 0;
+    engine->append_at = engine->piece_at = engine->full_since = 0;
     engine_free_asks(&engine->pieces);
     engine->step = ENGINE_REST;
 }
 
 /* [engine] Closes all, after something went wrong. The next attempt follows at once if it was up,
- * or if there is another Sentinel to ask; else it waits: many nodes that lost the same engine must
- * not come back in one moment. */
+ * and not for a moment only, or if there is another Sentinel to ask; else it waits: many nodes that
+ * lost the same engine must not come back in one moment. */
 static void engine_close_for(struct engine *engine, bool wrong)
 {
     uint16_t random;
@@ -16945,14 +16951,12 @@ static void engine_say_hello(struct engine *engine, struct engine_line *line)
  * it is looked at first. */
 static void engine_say_tries(struct engine *engine)
 {
-    char meta[ENGINE_KEY], log[ENGINE_KEY], none[ENGINE_KEY];
+    char meta[ENGINE_KEY], none[ENGINE_KEY];
     struct engine_line *line = &engine->ask;
     engine_key(engine, "meta", meta);
-    engine_key(engine, "log", log);
     engine_snapshot_key(engine, 0, none);
     engine_say(line, CALL_TRY, "HSET", meta, "a", "b", "c", NULL);
     engine_say(line, CALL_TRY, "HGET", meta, "epoch", NULL);
-    engine_say(line, CALL_TRY, "XADD", log, "no-id", "d", "", NULL);
     engine_say(line, CALL_TRY, "XREAD", "COUNT", "1", "STREAMS", none, "0", NULL);
     engine_say(line, CALL_TRY, "DEL", none, NULL);
     engine_say(line, CALL_TRY, "EXPIRE", none, "60", NULL);
@@ -16982,6 +16986,7 @@ static void engine_set_up(struct engine *engine)
     engine_say(line, CALL_LAST, "XREVRANGE", log, "+", "-", "COUNT", "1", NULL);
     engine_say(line, CALL_LOAD_APPEND, "SCRIPT", "LOAD", ENGINE_SCRIPT_APPEND, NULL);
     engine_say(line, CALL_LOAD_RENEW, "SCRIPT", "LOAD", ENGINE_SCRIPT_RENEW, NULL);
+    engine_say(line, CALL_TRY, "XADD", log, "no-id", "d", "", NULL); /* one may be full */
     if (engine->probing) engine_say_tries(engine);
     engine_say(line, CALL_TIME, "TIME", NULL);
 }
@@ -17304,6 +17309,18 @@ static void engine_take_pieces(struct engine *engine, const redisReply *reply)
     }
 }
 
+/* [engine] Says, now and then, that there are entries that no node wrote. */
+static void engine_warn_foreign(struct engine *engine, const char *log)
+{
+    int64_t now = clock_mono_ms();
+    if (now < engine->foreign_at) return;
+    engine->foreign_at = now + ENGINE_FOREIGN_MS;
+    log_line(engine->log, LOG_WARN,
+             "cluster: %s has entries that no node wrote; they are passed over; give presence a"
+             " prefix or an engine of its own",
+             log);
+}
+
 /* [engine] An answer to XREAD: nil, or an array of streams, each a name and its elements. */
 static void engine_take_read(struct engine *engine, const struct engine_call *call,
                              const redisReply *reply)
@@ -17320,11 +17337,14 @@ static void engine_take_read(struct engine *engine, const struct engine_call *ca
         struct span name = good ? reply_text(stream->element[0]) : (struct span){"", 0};
         if (good && span_is(name, log)) {
             struct engine_tell tell = {.kind = ENGINE_ENTRIES, .request = engine->generation};
-            if (!reply_entries(stream->element[1], &engine->after, &tell.text, WHY(err))) {
+            bool foreign = false;
+            if (!reply_entries(stream->element[1], &engine->after, &tell.text, &foreign,
+                               WHY(err))) {
                 buffer_free(&tell.text);
                 engine_fail(engine, "%s", err);
                 return;
             }
+            if (foreign) engine_warn_foreign(engine, log);
             if (!tell.text.len) continue;
             atomic_fetch_add(&engine->entries_told, 1);
             engine_tell(engine, tell);
@@ -17370,7 +17390,9 @@ static bool engine_take_append_error(struct engine *engine, const struct engine_
     case ENGINE_FULL:
         engine->append_at = clock_mono_ms() + ENGINE_FULL_MS;
         if (ask) engine->again = true;
-        return true;
+        if (!engine->full_since) engine->full_since = clock_mono_ms();
+        /* One that takes nothing for so long is none: alone, our own users are shown. */
+        return clock_mono_ms() - engine->full_since < ENGINE_AWAY_MS;
     default: return false;
     }
 }
@@ -17383,6 +17405,7 @@ static void engine_take_append(struct engine *engine, struct engine_ask *ask,
         engine_fail(engine, "it answers an append with what is neither 0 nor 1");
         return;
     }
+    engine->full_since = 0;
     if (!ask) return;
     if (engine->acked_incarnation != ask->incarnation) engine_tell_acked(engine);
     engine->acked_incarnation = ask->incarnation;
@@ -17510,8 +17533,8 @@ static void engine_take_meta(struct engine *engine, const redisReply *reply)
 static void engine_is_up(struct engine *engine)
 {
     engine->step = ENGINE_IS_UP;
-    engine->good_at = clock_mono_ms();
-    engine->failures = engine->hops = 0;
+    engine->up_at = clock_mono_ms();
+    engine->hops = 0;
     engine->down = engine->wrong = false;
     *engine->why = 0;
     engine->opened += !engine->probing;
@@ -17768,7 +17791,9 @@ static void engine_tick(struct engine *engine)
                                                         : "it does not answer in time");
     }
     if (engine->step == ENGINE_IS_UP) {
-        engine->good_at = now;
+        /* One that fails whenever it was just found is none that is there. */
+        if (now - engine->up_at >= ENGINE_RETRY_MS) engine->failures = 0;
+        if (!engine->failures) engine->good_at = now;
         if (now < engine->clock_at) return;
         engine->clock_at = now + ENGINE_CLOCK_MS;
         engine_say(&engine->ask, CALL_TIME, "TIME", NULL);

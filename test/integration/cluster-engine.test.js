@@ -5,7 +5,7 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
-const { test, sideBySide, start, startEngine, startSentinel, freePort, refusedConfig, refusedStart, acceptedConfig, tempDir, until, get, Authority, startProxy, cleanup, dice, slow, run } = require('./lib');
+const { test, sideBySide, start, startEngine, startSentinel, freePort, refusedConfig, refusedStart, acceptedConfig, tempDir, until, get, heartbeat, delay, Authority, startProxy, cleanup, dice, slow, run } = require('./lib');
 
 const THERE = /level=debug msg="cluster: the engine answers"$/;
 const AWAY = /level=warn msg="cluster: the engine is away, this node goes on alone: .*"$/;
@@ -133,6 +133,57 @@ sideBySide(() => {
     await sees(server, THERE, ++times);
     assert.equal(count(server, AWAY), before);
   });
+
+  const connections = (engine) => Number(/total_connections_received:(\d+)/.exec(engine.say('INFO', 'stats'))[1]);
+  const alone = async (server) => (await get(server, '/readyz')).json.cluster === 'alone';
+  const settled = (server) => until('it to be settled', async () => (await get(server, '/readyz')).json.cluster === 'settled', { within: 30000 * slow });
+  const online = async (server, id) => (await get(server, `/api/presence/${id}`)).json.online === true;
+
+  test('what something else writes into the log is passed over, and said', async (t) => {
+    const engine = await startEngine(t);
+    const FOREIGN = /level=warn msg="cluster: \{test\}:log has entries that no node wrote; they are passed over; .*"$/;
+    const [one, two] = [await node(t, engine.url('test')), await node(t, engine.url('test'))];
+    for (const server of [one, two]) await settled(server);
+    const before = connections(engine);
+    const random = dice(7);
+    const words = () => ['hello', 'e', 'b', 'd', '', '1', 'x'.repeat(300)][random(7)];
+    for (let i = 0; i < 20; i++) {
+      engine.say('XADD', '{test}:log', '*', words(), words(), words(), words());
+      await heartbeat(one, `user-${i}`);
+    }
+    for (const server of [one, two]) {
+      await until('all to be there', () => online(server, 'user-19'), { within: 10000 * slow });
+      for (let i = 0; i < 20; i++) assert.ok(await online(server, `user-${i}`), `user-${i}`);
+      assert.equal(count(server, FOREIGN), 1);
+      assert.equal((await get(server, '/readyz')).json.cluster, 'settled');
+    }
+    assert.ok(connections(engine) - before < 40, 'no more than those of this test'); // one for each redis-cli
+  });
+
+  // name, how the engine is brought to take nothing more, and back
+  const REFUSING = [
+    ['that is full', (engine) => engine.say('CONFIG', 'SET', 'maxmemory', '1'), (engine) => engine.say('CONFIG', 'SET', 'maxmemory', '0')],
+    ['whose log has had its last id', (engine) => engine.say('XSETID', '{test}:log', '18446744073709551615-18446744073709551615'), (engine) => engine.say('DEL', '{test}:log')],
+  ];
+  for (const [name, refuse, back] of REFUSING)
+    test(`an engine ${name}: the node is alone and shows its own, and comes back; it is not asked without a pause`, async (t) => {
+      const engine = await startEngine(t);
+      const server = await node(t, engine.url('test'));
+      await settled(server);
+      refuse(engine);
+      const before = connections(engine);
+      await until('it to be alone', () => alone(server), { within: 20000 * slow });
+      await heartbeat(server, 'alice');
+      assert.ok(await online(server, 'alice'));
+      assert.match(server.lines.find((line) => AWAY.test(line)), /OOM|exhausted the last possible ID/);
+      const began = Date.now();
+      await delay(3000);
+      const most = 10 + (Date.now() - began) / 200;
+      assert.ok(connections(engine) - before <= most, `${connections(engine) - before} connections`);
+      back(engine);
+      await settled(server);
+      await until('what came meanwhile', () => online(server, 'alice'));
+    });
 
   test('a black hole in the way, in the middle and from the start', async (t) => {
     const engine = await startEngine(t);
