@@ -8766,7 +8766,8 @@ struct presence {
     struct wheel wheel;   /* cached users, by presence_clock */
     struct wheel manuals; /* what was set by hand and ends by itself */
     size_t live, cached, connections;
-    uint64_t sequence;              /* of the last transition */
+    uint64_t sequence;              /* of the last transition; SHARED: of the last record */
+    uint64_t last_transition;       /* its sequence: the position that everybody is told */
     struct transition *transitions; /* since presence_clear_transitions */
     size_t transition_count, transition_size;
     struct user_list changed;          /* DIRTY_STATE */
@@ -9129,8 +9130,9 @@ static void presence_record(struct presence *p, struct user *user, enum transiti
         p->transition_size = p->transition_size ? p->transition_size * 2 : 64;
         p->transitions = mem_resize(p->transitions, p->transition_size * sizeof *p->transitions);
     }
+    if (kind != TRANSITION_QUIET) p->last_transition = ++p->sequence;
     p->transitions[p->transition_count++] = (struct transition){
-        .sequence = kind == TRANSITION_QUIET ? p->sequence : ++p->sequence,
+        .sequence = p->sequence,
         .user = user,
         .online_since = user->online_since,
         .last_seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed),
@@ -17318,15 +17320,16 @@ static void engine_take_pieces(struct engine *engine, const redisReply *reply)
 }
 
 /* [engine] Says, now and then, that there are entries that no node wrote. */
-static void engine_warn_foreign(struct engine *engine, const char *log)
+static void engine_warn_foreign(struct engine *engine)
 {
     int64_t now = clock_mono_ms();
     if (now < engine->foreign_at) return;
     engine->foreign_at = now + ENGINE_FOREIGN_MS;
-    log_line(engine->log, LOG_WARN,
-             "cluster: %s has entries that no node wrote; they are passed over; give presence a"
-             " prefix or an engine of its own",
-             log);
+    log_line(
+        engine->log, LOG_WARN,
+        "cluster: {%s}:log has entries that no node wrote; they are passed over; give presence a"
+        " prefix or an engine of its own",
+        engine->url.prefix);
 }
 
 /* [engine] An answer to XREAD: nil, or an array of streams, each a name and its elements. */
@@ -17352,7 +17355,7 @@ static void engine_take_read(struct engine *engine, const struct engine_call *ca
                 engine_fail(engine, "%s", err);
                 return;
             }
-            if (foreign) engine_warn_foreign(engine, log);
+            if (foreign) engine_warn_foreign(engine);
             if (!tell.text.len) continue;
             atomic_fetch_add(&engine->entries_told, 1);
             engine_tell(engine, tell);
@@ -19253,6 +19256,7 @@ enum node_cause {
     CAUSE_DAMAGED,
     CAUSE_NEWER,
     CAUSE_UNHEARD,
+    CAUSE_NODE_LOST, /* see node.lost */
     CAUSE_SETTLED
 };
 
@@ -19337,6 +19341,7 @@ struct node {
     uint64_t beat_read;          /* as it was when count.entries_read was this, */
     int unheard;                 /* and it was late for no reason so often */
     int64_t newer_at;            /* mono: alone for a newer presence until then; or 0 */
+    const char *lost;            /* name of the node that was lost last, for node_told */
     uint32_t not_epoch;          /* an epoch that does not hold, whatever entries say; or 0 */
     int64_t began_at;            /* mono: of this epoch, or of the wish for a copy */
     bool settling, said_settled; /* as coordinator of a new epoch */
@@ -19840,7 +19845,7 @@ static void node_leave_log(struct node *node, int64_t mono)
         node->walk_len = 0;
         node->alone_since = mono;
         node->epoch = node->random(node->context);
-        node->shown->sequence = 0;
+        node->shown->sequence = node->shown->last_transition = 0;
     } else {
         node_drop_next(node);
     }
@@ -20438,7 +20443,7 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     node->next = (struct presence){0};
     node->replica.table = p;
     node->replica.users = p->live + p->cached;
-    p->sequence = node->replica.next;
+    p->sequence = p->last_transition = node->replica.next;
     node->epoch = node->replica.epoch;
     node->state = NODE_SETTLED;
     node->had_view = true;
@@ -21075,6 +21080,15 @@ static void node_beat_came(struct node *node)
     node->beat_back = node->beat_sent;
 }
 
+/* [hub] Says that another node was taken for dead, if it was one of those that are shown. */
+static void node_note_lost(struct node *node, uint64_t incarnation)
+{
+    size_t i;
+    if (node->state != NODE_SETTLED || !replica_knows(&node->replica, incarnation, &i)) return;
+    node->lost = node->replica.incarnations[i]->name;
+    if (i != INCARNATION_SELF) node_told(node, CAUSE_NODE_LOST);
+}
+
 /* [hub] What a record of another, or our own come back, is to our own table. */
 static void node_note(struct node *node, struct instant now, size_t holder, const struct entry *e,
                       const struct record *record)
@@ -21106,6 +21120,7 @@ static void node_note(struct node *node, struct instant now, size_t holder, cons
             node->twins += record->began <= node->began;
         break;
     case RECORD_WANT: node_wanted(node, e, record); break;
+    case RECORD_EVICT: node_note_lost(node, record->about); break;
     default: break;
     }
 }
@@ -22227,7 +22242,7 @@ static void server_release_address(struct server *server, const uint8_t address[
 /* [hub, or table_lock] The position of the last transition. */
 static struct position server_position(const struct server *server)
 {
-    return (struct position){server->epoch, server->presence.sequence};
+    return (struct position){server->epoch, server->presence.last_transition};
 }
 
 /* [worker] Takes a place among the connections; whoever ends one gives it back. Counting first and
@@ -24263,7 +24278,12 @@ static void hub_node_says(void *context, enum node_cause cause)
                                      " change its keys?"},
         [CAUSE_SETTLED] = {LOG_INFO, "this node has all users"},
     };
-    log_line(&server->log, causes[cause].level, "cluster: %s", causes[cause].text);
+    if (cause == CAUSE_NODE_LOST)
+        log_line(&server->log, LOG_WARN,
+                 "cluster: the node %s does not answer: who was there has the online threshold to"
+                 " come back to any",
+                 server->node.lost);
+    else log_line(&server->log, causes[cause].level, "cluster: %s", causes[cause].text);
 }
 
 /* A read of who left, for another node. The hub's, but the reader's from job_queue_add until the

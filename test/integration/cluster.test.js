@@ -4,7 +4,7 @@
 // whoever is connected where, and whatever dies.
 
 const assert = require('node:assert/strict');
-const { test, sideBySide, dice: seeded, del, delay, follow, heartbeat, openEvents, position, putStatus, request, sessions, setStatus,
+const { test, sideBySide, dice: seeded, del, delay, follow, get, heartbeat, openEvents, position, putStatus, request, sessions, setStatus,
   throughout, until, within, slow } = require('./lib');
 const { startCluster } = require('./lib/cluster');
 const { checkCluster } = require('./lib/cluster-checker');
@@ -269,6 +269,23 @@ sideBySide(() => {
     await client.close();
     await toldOnce(all, 'later', 'leave');
     await checkCluster(all, { held: new Map(ids.map((id) => [id, new Set('abc')])), online: new Set([...ids, 'after', 'watcher']) });
+    await all.stop();
+  });
+
+  test('what changes nothing for anybody moves no position: who reads the changes is not behind', { skip, timeout: 60000 * slow }, async (t) => {
+    const all = await cluster(t);
+    for (const node of all.nodes) await node.connect(`of-${node.name}`);
+    for (const node of all.nodes) await all.everywhere(`of-${node.name}`, 'live', live(1), AT_ONCE);
+    const stats = (node) => get(node.server, '/admin/stats').then(({ json }) => json);
+    const now = async () => {
+      const found = await Promise.all(all.nodes.map(stats));
+      return { positions: found.map(({ position: text }) => text), read: Math.min(...found.map((one) => one.cluster.counters.entries_read)) };
+    };
+    const told = all.logs.a.changes.at(-1).position;
+    const before = await now();
+    assert.deepEqual(before.positions, [told, told, told]);
+    await until('some beats', async () => (await now()).read >= before.read + 6, { within: 20000 * slow, every: 100 });
+    assert.deepEqual((await now()).positions, before.positions);
     await all.stop();
   });
 

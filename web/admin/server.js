@@ -91,7 +91,7 @@ export function drawServer(stats) {
       ['Started', clock(started, now)],
       ['Running for', since(started, lasting)],
       ['Memory', `${bytes(memory.resident_bytes)}, ${bytes(memory.anonymous_bytes)} of its own`],
-      ['Connections', `${count(connections.current)} of at most ${count(connections.limit)}`],
+      ['Connections', `${count(cluster?.own_connections ?? connections.current)} of at most ${count(connections.limit)}`],
       ['Sandbox', landlock ? `Landlock ${landlock}` : 'not in this kernel'],
     ],
     store: [
