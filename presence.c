@@ -29653,6 +29653,7 @@ enum {
     DESCRIPTOR_RESERVE = 64, /* for the store, the log, and clients that speak HTTP */
     FILES_LOOK_S = 5,        /* how often the files of certificates are looked at */
     STOP_MS = 4500,          /* of a stop: what is not written then is given up; README: 5 s */
+    STOP_SAME_MS = 500, /* signals to stop that come so soon after the first are the same wish */
 };
 
 /* Prints one line on stderr and returns the status to exit with, so that a command can fail in one
@@ -30058,11 +30059,16 @@ static bool server_start(struct server *server, struct why why)
     return server->hub.running || server_lacks_thread(why, "hub");
 }
 
+/* When the stop began, by the clock of clock_mono_ms; for stop_now, which has no argument. */
+static _Atomic int64_t stop_began;
+
 /* [signal handler] A second signal: no more patience. What is in the store stays; the last
- * --sync-interval may be lost. */
+ * --sync-interval may be lost. But timeout(1) signals its child and then the whole group, and a
+ * terminal's Ctrl-C may reach a process by its parent, too: what comes at once was sent once. */
 static void stop_now(int signal)
 {
     (void)signal;
+    if (clock_mono_ms() - atomic_load(&stop_began) < STOP_SAME_MS) return;
     last_words("presence: stopped at once by a second signal; what was not written yet is lost\n");
     _exit(1);
 }
@@ -30131,7 +30137,7 @@ static void server_reload(struct server *server, bool keys)
     }
 }
 
-/* [main] Waits for SIGTERM or SIGINT, which every thread has blocked; the next one ends the process
+/* [main] Waits for SIGTERM or SIGINT, which every thread has blocked; a later one ends the process
  * at once. Meanwhile SIGHUP, or a change of their files, has the certificates read again, and
  * SIGUSR2 has limits and counters told. A change is obeyed when it looks the same at two looks in a
  * row, so that files which are being written are not read half. */
@@ -30160,7 +30166,8 @@ static void server_wait(struct server *server, const sigset_t *signals)
     signal(SIGHUP, SIG_IGN); /* a terminal that closes does not cut the stop short */
     /* From here on a second signal is not waited for: the operator has seen the first and is not
      * content. */
-    struct sigaction action = {.sa_handler = stop_now};
+    struct sigaction action = {.sa_handler = stop_now, .sa_flags = SA_RESTART};
+    atomic_store(&stop_began, clock_mono_ms());
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     pthread_sigmask(SIG_UNBLOCK, signals, NULL);
