@@ -17077,6 +17077,25 @@ static void engine_find(struct engine *engine)
     engine_line_open(engine, &engine->ask);
 }
 
+/* [engine] Reads the password anew, as it may be another one by now. What cannot be read or
+ * says nothing does not count, and the password that is known goes on: a pipe gave it once, at the
+ * start, and the file may be for root alone, who we were then. An engine that wants another one
+ * says so, and engine_take_error names the file. */
+static void engine_read_password(struct engine *engine)
+{
+    const char *file = engine->options->cluster_password_file;
+    struct buffer password = {0}, old = engine->password;
+    char unsaid[WHY_MAX];
+    struct stat info;
+    if (!*file || stat(file, &info) || !S_ISREG(info.st_mode)) return;
+    bool good = secret_read("cluster-password-file", file, false, ENGINE_PASSWORD_MAX, &password,
+                            WHY(unsaid));
+    secret_trim(&password);
+    good = good && password.len;
+    if (good) engine->password = password;
+    secret_free(good ? &old : &password);
+}
+
 /* [engine] Begins an attempt. */
 static void engine_begin(struct engine *engine)
 {
@@ -17086,6 +17105,7 @@ static void engine_begin(struct engine *engine)
     engine->target = url->hosts[url->sentinel ? engine->next_sentinel++ % url->host_count : 0];
     engine->try_by = clock_mono_ms() + ENGINE_TRY_MS;
     engine->looking = false;
+    engine_read_password(engine);
     buffer_free(&engine->roots);
     if (url->secure && !tls_client_read_roots("cluster-ca-file", engine->options->cluster_ca_file,
                                               &engine->roots, WHY(err)))
