@@ -14639,11 +14639,11 @@ static int64_t acme_time(const char *text)
 }
 
 /* [acme] Reads a Retry-After (RFC 9110 section 10.2.3), seconds or a date, as ms from now on, a
- * year at most; -1 if it is neither. */
+ * day at most: a server that errs by a year must not outlast a certificate. -1 if it is neither. */
 static int64_t acme_retry_after(const char *text, int64_t wall)
 {
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    const int64_t most = INT64_C(31536000000);
+    const int64_t most = INT64_C(86400000);
     int64_t seconds, at = -1;
     const char *end = text;
     if (digits_take(&end, &seconds) && !*end) return seconds < most / 1000 ? seconds * 1000 : most;
