@@ -5186,6 +5186,25 @@ static bool store_make_directory(const char *dir, struct why why)
     return S_ISDIR(s.st_mode) || fail(why, "%s is not a directory; choose another --data", dir);
 }
 
+/* [main] Looks at all that presence has in --data, before any of it is opened: a pipe in its place
+ * would be waited for, without end and without a word. What is missing will be made. False with the
+ * reason in why. */
+static bool store_check_kinds(const char *dir, struct why why)
+{
+    static const char *const names[] = {
+        "data.mdb",          "data.mdb.new",         "lock.mdb",           "presence.lock",
+        "admin-sessions",    "tls-cert.pem",         "tls-cert.pem.new",   "tls-key.pem",
+        "tls-key.pem.new",   "acme-account.pem",     "acme-cert.pem",      "acme-order.pem",
+        "acme-cert.pem.new", "acme-account.pem.new", "acme-order.pem.new",
+    };
+    char path[STORE_PATH];
+    struct stat s;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!stat(store_path(dir, names[i], path), &s) && !S_ISREG(s.st_mode))
+            return fail(why, "%s is no regular file; remove it", path);
+    return true;
+}
+
 /* [main] Takes the lock that one server, or one command that writes, holds on the directory for
  * its life; the kernel gives it back however the process ends. The pid inside is for people: of a
  * process in another container it is the number that it has there. */
@@ -7244,7 +7263,8 @@ static struct store *store_open(const struct store_options *options, struct log 
     struct store *st = store_new(options, log, counters);
     store_path(st->dir, "data.mdb", path);
     store_guard(st->dir);
-    if (options->read_only ? store_open_snapshot(st, path, why) : store_open_server(st, path, why))
+    if (store_check_kinds(st->dir, why) && (options->read_only ? store_open_snapshot(st, path, why)
+                                                               : store_open_server(st, path, why)))
         return st;
     store_close(st);
     return NULL;
@@ -8006,7 +8026,8 @@ static int store_command_restore(const char *dir, FILE *in, const char *name, FI
     struct store_restore r = {.st = store_new(&options, &log, &counters)};
     store_path(dir, "data.mdb", path);
     /* The lock goes before the look: a server may be about to make the file. */
-    bool ok = store_make_directory(dir, why) && store_take_lock(r.st, why);
+    bool ok =
+        store_make_directory(dir, why) && store_check_kinds(dir, why) && store_take_lock(r.st, why);
     if (ok && (!access(path, F_OK) || errno != ENOENT))
         ok = fail(why, "%s exists; restore into an empty --data", path);
     if (ok) {
