@@ -27986,7 +27986,9 @@ static enum error api_redirect(struct server *server, const struct http_request 
             address_pack(&server->listen_sockets[i].address, unused, &port);
     buffer_print(&response->location, "https://%s", host);
     if (port != 443) buffer_print(&response->location, ":%u", port);
-    buffer_print(&response->location, "%s%s%s", raw->target, raw->query ? "?" : "",
+    /* OPTIONS * has no path, and no URL has that of it (RFC 9110 section 7.1). */
+    const char *path = strcmp(raw->target, "*") ? raw->target : "/";
+    buffer_print(&response->location, "%s%s%s", path, raw->query ? "?" : "",
                  raw->query ? raw->query : "");
     response->status = 308;
     response->type = "text/plain";
