@@ -7999,9 +7999,14 @@ static bool restore_write(struct store_restore *r, struct why why)
 static bool restore_read(struct store_restore *r, FILE *in, struct why why)
 {
     char text[STORE_DUMP_LINE];
+    memset(text, 0, LMDB_BEGINNING);
     while (fgets(text, sizeof text, in)) {
+        bool good = restore_line(r, (struct span){text, strlen(text)});
         r->line++;
-        if (!restore_line(r, (struct span){text, strlen(text)}))
+        if (!good && r->line == 1 && lmdb_begins_file(text))
+            return fail(why, "it is a store, as --backup makes one; put it at data.mdb in an empty"
+                             " --data, for the user that serves, in place of --restore");
+        if (!good)
             return fail(why, "line %" PRId64 " is none of a dump; nothing was restored", r->line);
         if (store_batch_count(&r->batch) >= STORE_RESTORE_BATCH && !restore_write(r, why))
             return false;
