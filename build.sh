@@ -16,7 +16,7 @@
 # Settings, all from the environment:
 #   PRESENCE_VENDOR_CACHE   archives and compiled vendor code, shared between checkouts
 #   PRESENCE_SOURCE         build this file in place of presence.c
-#   FUZZ_SECONDS            how long each fuzzer searches in `test`, default 10
+#   FUZZ_SECONDS            how long each fuzzer searches in `test`, default 10; the quickest half
 #   LOG_LINES               how much of a failed step's log is shown, default 100
 #   JOBS                    how many compilers at once, default one a processor
 #   TEST_JOBS               how many files of tests at once, default two a processor: most wait
@@ -118,8 +118,8 @@ packages() {
     case $1 in long) echo golang-go:go php-cli:php ruby:ruby default-jdk-headless:javac ;; esac
     case $1 in
     test | long)
-        echo openssl:openssl chromium:chromium libnss3-tools:certutil redis-server:redis-server \
-            pebble:pebble
+        echo openssl:openssl chromium:chromium chromium-headless-shell:chromium-headless-shell \
+            libnss3-tools:certutil redis-server:redis-server pebble:pebble
         ;;
     hostile)
         echo openssl:openssl slowhttptest:slowhttptest testssl.sh:testssl bsdextrautils:hexdump
@@ -181,7 +181,7 @@ need() {
 # Builds a program: $1 variant, $2 source, $3 output, then further flags for it. Does nothing when
 # neither a source nor a flag has changed since the last time.
 build_program() {
-    local variant=$1 source=$2 out=$3 object key flags=$WARNINGS
+    local variant=$1 source=$2 out=$3 object key flags=$WARNINGS tests=()
     shift 3
     variant "$variant"
     lock vendor
@@ -193,10 +193,11 @@ build_program() {
     unlock
     lock "$(basename "$out")"
     [ "$source" = "$SOURCE" ] || flags="$TEST_WARNINGS -I$(dirname "$SOURCE") $TEST_INCLUDES"
+    [ "$source$*" = "$SOURCE" ] || tests=(test/{,unit/,fuzz/}*.[ch])
     object=build/obj/$(basename "$out").o
     key=$({
         echo "$KEY $SEAM $CC $CFLAGS $OURS $LDFLAGS $flags $source $*"
-        cat "$SOURCE" "$source" vendor/*.h $GEN/*.inc test/{,unit/,fuzz/}*.[ch] {,vendor/}build.sh
+        cat "$SOURCE" "$source" vendor/*.h $GEN/*.inc ${tests[@]+"${tests[@]}"} {,vendor/}build.sh
     } | hash_stdin)
     if [ ! -x "$out" ] || [ "$(cat "$object.key" 2>/dev/null)" != "$key" ]; then
         rm -f "$object.key"

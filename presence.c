@@ -16151,6 +16151,7 @@ enum engine_ask_kind {
                     * breaks is lost: an ENGINE_UP is the sign of that */
     ENGINE_PIECES, /* report the pieces of the snapshot `request` from the first on; 0: no more, and
                     * the stream that was read is removed. `copy`: it is one of a row */
+    ENGINE_AGAIN,  /* what is connected is of no use: connect anew */
 };
 /* One of them. */
 struct engine_ask {
@@ -16166,9 +16167,10 @@ struct engine_ask {
 
 /* What the engine's thread tells the hub, which frees it. */
 enum engine_tell_kind {
-    ENGINE_UP,       /* connected, or again: epoch (0: none), same_run, last_read, last, offset */
-    ENGINE_DOWN,     /* no answer for ENGINE_AWAY_MS, or no connection for as long: text says why */
-    ENGINE_ENTRIES,  /* text is a row of entries, each behind a struct engine_entry; `request` is
+    ENGINE_UP,      /* connected, or again: epoch (0: none), same_run, last_read, last, offset */
+    ENGINE_DOWN,    /* no answer for ENGINE_AWAY_MS, or no connection for as long: text says why; n:
+                      * that was told before, and it has not been well since */
+    ENGINE_ENTRIES, /* text is a row of entries, each behind a struct engine_entry; `request` is
                       * that of the ENGINE_FOLLOW by which they are read */
     ENGINE_APPENDED, /* the log has all entries of this incarnation up to n */
     ENGINE_REFUSED, /* an append was for another epoch than the engine's, which is `epoch`; 0: none.
@@ -16698,6 +16700,8 @@ struct engine {
     /* Where it stands. */
     enum engine_step step;
     bool probing;       /* main is asking, see engine_probe */
+    bool brief;         /* it was up for less than ENGINE_AWAY_MS last */
+    bool down_said;     /* since it was up for longer */
     int64_t up_at;      /* mono: when it was last found */
     int64_t foreign_at; /* mono: the next word about entries that are not ours */
     int64_t full_since; /* mono: it has had no memory for an append; or 0 */
@@ -16877,6 +16881,10 @@ static void engine_close_for(struct engine *engine, bool wrong)
     bool others = engine->url.sentinel && engine->failures + 1 < engine->url.host_count;
     random_bytes(&random, sizeof random);
     engine_tell_acked(engine);
+    if (engine->step == ENGINE_IS_UP) {
+        engine->brief = clock_mono_ms() - engine->up_at < ENGINE_AWAY_MS;
+        if (!engine->brief) engine->down_said = false;
+    }
     engine->retry_at = clock_mono_ms();
     if (engine->failures++ && !others)
         engine->retry_at += (int64_t)ENGINE_RETRY_MS * random / UINT16_MAX;
@@ -17846,6 +17854,8 @@ static void engine_tick(struct engine *engine)
     } else if (!engine->down && now - engine->good_at >= ENGINE_AWAY_MS) {
         struct engine_tell tell = {.kind = ENGINE_DOWN};
         engine->down = true;
+        tell.n = engine->brief && engine->down_said;
+        engine->down_said = true;
         buffer_text(&tell.text, *engine->why ? engine->why : "it does not answer");
         engine_tell(engine, tell);
     }
@@ -17906,6 +17916,9 @@ static void engine_take_ask(struct engine *engine, struct engine_ask *ask)
         engine->request = ask->request;
         engine->copies = ask->copy;
         engine->request_after = (struct stream_id){0};
+        break;
+    case ENGINE_AGAIN:
+        if (in_time) engine_fail(engine, "what this node writes does not come back");
         break;
     }
     engine_ask_free(ask);
@@ -19201,6 +19214,8 @@ static void replica_admitted(struct replica *r, size_t holder, const struct entr
 
 enum {
     NODE_BEAT_MS = 2000,
+    NODE_UNHEARD = 4,       /* so many of that after a beat that has not come back: alone */
+    NODE_NEWER_MS = 15000,  /* after an entry of a newer presence it looks again */
     NODE_BEATS = 5,         /* of our own come back since another's last entry: it is dead */
     NODE_EPOCH_MS = 10000,  /* an epoch is settled at the latest then */
     NODE_SILENT_MS = 3000,  /* without a beat of anybody who has a whole table, there is none */
@@ -19283,6 +19298,7 @@ enum node_cause {
     CAUSE_NOBODY,
     CAUSE_DAMAGED,
     CAUSE_NEWER,
+    CAUSE_UNHEARD,
     CAUSE_SETTLED
 };
 
@@ -19361,6 +19377,13 @@ struct node {
     int64_t beat_sent;           /* mono: it was sent then, */
     int64_t beat_back;           /* and so was the last that has come back; 0: none has */
     int64_t beat_at;             /* mono */
+    int64_t beat_time;           /* of its entry */
+    uint64_t acked;              /* the last entry that the engine has */
+    int64_t late_at;             /* mono: it is looked at again, */
+    uint64_t beat_read;          /* as it was when count.entries_read was this, */
+    int unheard;                 /* and it was late for no reason so often */
+    int64_t newer_at;            /* mono: alone for a newer presence until then; or 0 */
+    uint32_t not_epoch;          /* an epoch that does not hold, whatever entries say; or 0 */
     int64_t began_at;            /* mono: of this epoch, or of the wish for a copy */
     bool settling, said_settled; /* as coordinator of a new epoch */
     uint32_t renewing;           /* the epoch that we have asked to end; 0: none */
@@ -19671,7 +19694,8 @@ static void node_restate(struct node *node)
 static void node_be_new(struct node *node)
 {
     node->incarnation = node_random(node);
-    node->n = node->beat_n = 0;
+    node->n = node->beat_n = node->acked = 0;
+    node->unheard = 0;
     node->beat_back = 0;
     node->told = node->posted = 0;
     node->entry.len = 0;
@@ -19902,6 +19926,7 @@ static void node_follow(struct node *node, struct stream_id after)
 static void node_read_epoch(struct node *node, struct instant now, int64_t mono, uint32_t epoch)
 {
     node_begin(node, now, mono, epoch, NODE_READING);
+    if (node->not_epoch == epoch) node->not_epoch = 0;
     node->was_last = (struct stream_id){0};
     node_follow(node, (struct stream_id){0});
     node_hello(node, now, mono);
@@ -21092,6 +21117,7 @@ static void node_doubt(struct node *node, enum node_cause cause)
 static void node_beat_came(struct node *node)
 {
     node->beat_n = 0;
+    node->unheard = 0;
     node->beat_back = node->beat_sent;
 }
 
@@ -21175,6 +21201,7 @@ static bool node_read(struct node *node, struct instant now, int64_t mono, uint6
     case REPLICA_NEWER:
         node_down(node, mono);
         node_told(node, CAUSE_NEWER);
+        node->newer_at = mono + NODE_NEWER_MS;
         return false;
     }
     if (!node_apply(node, now, holder, &e, &in)) {
@@ -21259,6 +21286,8 @@ static bool node_entries(struct node *node, struct instant now, int64_t mono,
     node->last = head.id;
     node->count.entries_read++;
     node->count.bytes_read += head.len;
+    /* What something else has written here; or of the epoch before, read late. */
+    if (head.epoch == node->not_epoch) return tell->n >= tell->text.len;
     if (head.epoch != node->replica.epoch) {
         node_told(node, CAUSE_OTHER_EPOCH);
         node_read_epoch(node, now, mono, head.epoch);
@@ -21286,10 +21315,13 @@ static bool node_tell(struct node *node, struct instant now, int64_t mono, struc
         if (node->renews && node->renewing == node->replica.epoch) break;
         return node_entries(node, now, mono, tell);
     case ENGINE_APPENDED:
+        if (tell->incarnation == node->incarnation) node->acked = tell->n;
+        break;
     case ENGINE_CLOCK: break;
     case ENGINE_REFUSED:
         if (node->state == NODE_AWAY || tell->epoch == node->replica.epoch) break;
         node_told(node, tell->epoch ? CAUSE_OTHER_EPOCH : CAUSE_EPOCH_GONE);
+        node->not_epoch = node->replica.epoch;
         if (tell->epoch) node_read_epoch(node, now, mono, tell->epoch);
         else node_renew(node, 0);
         break;
@@ -21335,12 +21367,27 @@ static bool node_busy(const struct node *node)
 
 /* ---- By itself ---- */
 
+/* True if the beat under way should have come back: the engine does not take it, there is nothing
+ * to read, though at least we write, or what was written long behind it has been read. A log that
+ * we are behind in reading is none of these. */
+static bool node_beat_is_late(const struct node *node)
+{
+    return node->acked < node->beat_n || node->count.entries_read == node->beat_read ||
+           node->heard >= node->beat_time + NODE_BEAT_MS;
+}
+
 /* [hub] Says that we live, every NODE_BEAT_MS; not while a beat is still on its way, since those
- * that wait in an engine that stands still would take all others for dead when it goes on. */
+ * that wait in an engine that stands still would take all others for dead when it goes on. How late
+ * one is is counted in turns: after a pause of this process it may be about to come. */
 static void node_beat(struct node *node, struct instant now, int64_t mono)
 {
     const struct replica *r = &node->replica;
-    if (!node->said_hello || node->beat_n || mono < node->beat_at) return;
+    bool out = node->beat_n;
+    if (!node->said_hello || mono < (out ? node->late_at : node->beat_at)) return;
+    node->unheard = out && node_beat_is_late(node) ? node->unheard + 1 : 0;
+    node->beat_read = node->count.entries_read;
+    node->late_at = mono + NODE_BEAT_MS;
+    if (out) return;
     node->beat_at = mono + NODE_BEAT_MS;
     node_say(node, now,
              &(struct record){.kind = RECORD_BEAT,
@@ -21352,6 +21399,16 @@ static void node_beat(struct node *node, struct instant now, int64_t mono)
                               .users = r->users});
     node->beat_n = node->n;
     node->beat_sent = mono;
+    node->beat_time = now.mono;
+}
+
+/* [hub] The engine answers, but what we write is not in what we read: it may refuse it, or
+ * something else has changed its keys. Whatever it is, nobody would see our users, not even we. */
+static void node_go_unheard(struct node *node, int64_t mono)
+{
+    node_told(node, CAUSE_UNHEARD);
+    node_down(node, mono);
+    node->ask(node->context, engine_ask_new(ENGINE_AGAIN));
 }
 
 /* [hub] What a node does by itself, of at most so many users; false if there is more to do at once.
@@ -21363,8 +21420,16 @@ static bool node_work(struct node *node, struct instant now, int64_t mono, size_
     if (!node_install(node, now, mono, most)) return false;
     done = node_age(node, now, most) && done;
     done = node_collect(node, now, most) && done;
+    if (node->newer_at && mono >= node->newer_at) {
+        node->newer_at = 0;
+        node->ask(node->context, engine_ask_new(ENGINE_AGAIN));
+    }
     if (node->state == NODE_AWAY || node->state == NODE_INSTALLING) return done;
     node_beat(node, now, mono);
+    if (node->unheard >= NODE_UNHEARD) {
+        node_go_unheard(node, mono);
+        return done;
+    }
     if (node_has_delivered(node) && mono - node->delivered_at >= NODE_DELIVERED_MS)
         node_say_delivered(node, now, mono);
     if (node_coordinates(node)) node_evict(node, now);
@@ -21392,11 +21457,13 @@ static bool node_work(struct node *node, struct instant now, int64_t mono, size_
     return done;
 }
 
-/* How many ms from now until node_work or node_tick has something to do. */
+/* [hub] How many ms from now until node_work or node_tick has something to do. */
 static int64_t node_wait(const struct node *node, int64_t mono)
 {
     int64_t at = mono + NODE_BEAT_MS;
-    if (node->said_hello && !node->beat_n && node->beat_at < at) at = node->beat_at;
+    int64_t beat = node->beat_n ? node->late_at : node->beat_at;
+    if (node->said_hello && beat < at) at = beat;
+    if (node->newer_at && node->newer_at < at) at = node->newer_at;
     if (node_has_delivered(node) && node->delivered_at + NODE_DELIVERED_MS < at)
         at = node->delivered_at + NODE_DELIVERED_MS;
     if (node->state == NODE_READING && node->began_at + NODE_EPOCH_MS > mono &&
@@ -24237,6 +24304,9 @@ static void hub_node_says(void *context, enum node_cause cause)
         [CAUSE_DAMAGED] = {LOG_ERROR, "an entry of the log cannot be read; does anything else"
                                       " write to it? a new epoch"},
         [CAUSE_NEWER] = {LOG_ERROR, "a newer presence writes to the log: upgrade this one"},
+        [CAUSE_UNHEARD] = {LOG_WARN, "what this node writes does not come back from the engine, so"
+                                     " it goes on alone, and tries again; does anything else"
+                                     " change its keys?"},
         [CAUSE_SETTLED] = {LOG_INFO, "this node has all users"},
     };
     log_line(&server->log, causes[cause].level, "cluster: %s", causes[cause].text);
@@ -24456,7 +24526,7 @@ static void hub_cluster_read(struct server *server, struct instant now)
         lock_give(&server->table_lock, RANK_TABLE);
         hub_cluster_tell(server, now);
         if (done) {
-            if (tell->kind == ENGINE_DOWN)
+            if (tell->kind == ENGINE_DOWN && !tell->n)
                 log_line(&server->log, LOG_WARN,
                          "cluster: the engine is away, this node goes on alone: %.*s",
                          (int)tell->text.len, tell->text.at);

@@ -72,7 +72,7 @@ static const struct {
     {"certificates", CERTIFICATES_TESTS, COUNT_OF(CERTIFICATES_TESTS), true, NULL, NULL},
     {"roots", ROOTS_TESTS, COUNT_OF(ROOTS_TESTS), false, NULL, NULL},
     {"webhooks", WEBHOOKS_TESTS, COUNT_OF(WEBHOOKS_TESTS), true, NULL, NULL},
-    {"acme", ACME_TESTS, COUNT_OF(ACME_TESTS), false, NULL, NULL},
+    {"acme", ACME_TESTS, COUNT_OF(ACME_TESTS), false, acme_setup, acme_teardown},
     {"cluster", CLUSTER_TESTS, COUNT_OF(CLUSTER_TESTS), false, NULL, NULL},
     {"cluster_webhook", CLUSTER_WEBHOOK_TESTS, COUNT_OF(CLUSTER_WEBHOOK_TESTS), false, NULL, NULL},
     {"cluster_stats", CLUSTER_STATS_TESTS, COUNT_OF(CLUSTER_STATS_TESTS), false, NULL, NULL},

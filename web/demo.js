@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The demo page: a user in this tab, others who are followed or online, a network that can be cut.
 
-import { atServer, request, userPath } from './admin/api.js';
-import { badge, byId, element, foreign, on, setText, tick, ticker } from './admin/dom.js';
+import { request, userPath } from './admin/api.js';
+import { badge, byId, element, fill, foreign, muted, on, setText, show, since, tick } from './admin/dom.js';
 import { ago, clockSeconds, plural, visible } from './admin/format.js';
 import { PresenceService } from './presence.js';
 
@@ -14,12 +14,9 @@ let live = null; // the last real socket
 let reconnected = 0;
 let lost = false;
 
-/** A WebSocket, or while the network is cut one that fails as on a dead line. */
+// A WebSocket, or while the network is cut one that fails as on a dead line.
 function Socket(url, protocols) {
-  if (!cut) {
-    live = new WebSocket(url, protocols);
-    return live;
-  }
+  if (!cut) return (live = new WebSocket(url, protocols));
   const dead = { readyState: 0, send() {}, close() {} };
   setTimeout(() => dead.onclose?.({ code: 1006, reason: '', wasClean: false }), 300);
   return dead;
@@ -27,14 +24,12 @@ function Socket(url, protocols) {
 
 const client = new PresenceService({ WebSocket: Socket });
 
-/**
- * Cuts the network, or mends it. A page cannot end a socket without saying goodbye, so it breaks
- * the protocol: the server takes that for a lost connection, as it would a pulled cable.
- */
+// Cuts the network, or mends it. A page cannot end a socket without saying goodbye, so it breaks
+// the protocol: the server takes that for a lost connection, as it would a pulled cable.
 function setCut(now) {
   cut = now;
   byId('cut').setAttribute('aria-pressed', cut);
-  setText(byId('cut'), cut ? 'Mend the network' : 'Cut the network');
+  setText('cut', cut ? 'Mend the network' : 'Cut the network');
   note(cut ? 'You cut the network' : 'You mended the network');
   if (!cut) dispatchEvent(new Event('online')); // as a browser tells it
   if (!cut || live?.readyState !== WebSocket.OPEN) return;
@@ -50,35 +45,28 @@ function note(text) {
   while (log.children.length > LOG) log.lastChild.remove();
 }
 
-function show(state, text) {
+function showState(state, text) {
   byId('you').dataset.state = state;
-  setText(byId('state'), text);
-  setText(byId('reconnected'), String(reconnected));
-  if (state === 'connected') setText(byId('attempt'), '0');
+  setText('state', text);
+  setText('reconnected', reconnected);
+  if (state === 'connected') setText('attempt', '0');
   setTimeout(look, 100);
 }
 
-/** Shows the form, or what runs in its place. */
 function running(name) {
-  byId('start').hidden = name !== null;
-  byId('running').hidden = name === null;
-  if (name !== null) byId('me').replaceChildren(foreign(name));
+  show({ start: name === null, running: name !== null });
+  fill('me', foreign(name ?? ''));
 }
 
-/** Goes online with a name, and remembers it for a reload of this tab. */
+// Goes online with a name, and remembers it for a reload of this tab.
 function start(name) {
-  try {
-    client.startPresence(name);
-  } catch (error) {
-    note(error.message);
-    return;
-  }
+  client.startPresence(name);
   sessionStorage.setItem('name', name);
   running(name);
-  show('trying', 'Connecting');
+  showState('trying', 'Connecting');
 }
 
-/** Shows what the user has set before, in another tab or before a reload. */
+// What the user has set in another tab, or before a reload.
 async function recall() {
   try {
     const { status, invisible, message = '' } =
@@ -95,20 +83,20 @@ client.on('connected', () => {
   else recall();
   note(lost ? 'Connected again' : 'Connected');
   lost = false;
-  show('connected', 'Online');
+  showState('connected', 'Online');
 });
 client.on('disconnected', ({ code, willReconnect }) => {
   lost = willReconnect;
   if (willReconnect) note(`Connection lost (${code})`);
 });
 client.on('reconnecting', ({ attempt, delay, maxAttempts }) => {
-  setText(byId('attempt'), `${attempt} of ${maxAttempts}`);
+  setText('attempt', `${attempt} of ${maxAttempts}`);
   note(`Attempt ${attempt} of ${maxAttempts} in ${(delay / 1000).toFixed(1)} s`);
-  show('trying', 'Reconnecting');
+  showState('trying', 'Reconnecting');
 });
 client.on('suspended', ({ delay }) => {
   note(`Suspended: from now on one try every ${Math.round(delay / 1000)} s`);
-  show('trying', 'Suspended');
+  showState('trying', 'Suspended');
 });
 client.on('error', ({ code, message, final }) => {
   note(`${message} (${code})`);
@@ -117,10 +105,15 @@ client.on('error', ({ code, message, final }) => {
   running(null);
 });
 
-on('start', 'submit', (event) => {
+const onName = (form, input, work) => on(form, 'submit', (event) => {
   event.preventDefault();
-  start(byId('name').value.trim());
+  try {
+    work(byId(input).value.trim());
+  } catch (error) {
+    note(error.message);
+  }
 });
+onName('start', 'name', start);
 on('stop', 'click', () => {
   client.stopPresence();
   sessionStorage.removeItem('name');
@@ -128,7 +121,7 @@ on('stop', 'click', () => {
   note('You went offline');
   lost = false;
   running(null);
-  show('off', '');
+  showState('off', '');
   byId('status').value = 'online';
   byId('message').value = '';
   byId('name').focus();
@@ -145,58 +138,44 @@ for (const id of ['status', 'message']) {
 
 const followed = new Set();
 
-/** Follows somebody, until the button beside the name. */
 function follow(id) {
   if (followed.has(id)) return;
   const stop = element('button', { 'aria-label': `Stop following ${visible(id)}` }, 'Stop');
-  const item = element('li', {}, foreign(id), stop);
-  let told = [];
-  const tell = (...more) => { // the button keeps the focus
-    told.forEach((one) => one.remove());
-    stop.before(...told = more);
-  };
-  const end = client.watch(id, ({ status, message = '', source, stale }) => {
-    tell(element('span', { class: 'muted' }, foreign(message), stale ? ' (stale)' : ''),
-      badge(status), badge(source));
-  }, (error) => tell(element('span', {}, error.message)));
+  const about = element('span', { class: 'about' }, muted('not known yet'));
+  const item = element('li', {}, foreign(id), about, stop);
+  const end = client.watch(id, ({ status, message = '', source, stale }) => about.replaceChildren(
+    muted(foreign(message), stale ? ' (stale)' : ''), badge(status), badge(source)),
+  (error) => about.replaceChildren(element('span', {}, error.message)));
   stop.addEventListener('click', () => {
     end();
     followed.delete(id);
     item.remove();
   });
-  tell(element('span', { class: 'muted' }, 'not known yet'));
   followed.add(id);
   byId('followed').append(item);
 }
-on('follow', 'submit', (event) => {
-  event.preventDefault();
-  try {
-    follow(byId('whom').value.trim());
-    byId('whom').value = '';
-  } catch (error) {
-    note(error.message);
-  }
+onName('follow', 'whom', (id) => {
+  follow(id);
+  byId('whom').value = '';
 });
 
-/** Looks who is online; not by a stream, for which a browser has six connections a server only. */
+// Looks who is online; not by a stream, for which a browser has six connections a server only.
 async function look() {
   if (document.hidden) return;
   try {
     const { users, count } = await request('admin/online-users?limit=100');
-    setText(byId('count'), String(count));
-    byId('nobody').hidden = count > 0;
-    byId('others').replaceChildren(...users.map((user) => element('li', {}, foreign(user.user_id),
-      element('span', { class: 'muted' },
-        user.user_id === client.getCurrentUserId() ? 'you, ' : '',
-        plural(user.connections, 'connection'), ', ',
-        ticker((now) => ago(Math.max(0, now - Date.parse(user.last_seen))))),
+    setText('count', count);
+    show({ nobody: !count });
+    fill('others', ...users.map((user) => element('li', {}, foreign(user.user_id),
+      muted(user.user_id === client.getCurrentUserId() ? 'you, ' : '',
+        plural(user.connections, 'connection'), ', ', since(user.last_seen, ago)),
       badge(user.status), badge(user.source))));
   } catch (error) {
-    setText(byId('count'), error.status === 401 ? 'only admins see them' : error.message);
+    setText('count', error.status === 401 ? 'only admins see them' : error.message);
   }
 }
 
-setInterval(() => tick(atServer()), 1000);
+setInterval(tick, 1000);
 setInterval(look, EVERY);
 document.addEventListener('visibilitychange', look);
 const name = sessionStorage.getItem('name') ?? '';

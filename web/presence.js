@@ -2,14 +2,6 @@
 /* The browser client of presence: holds the WebSocket that makes a user online, and gets it back
  * whenever it is lost. An ES module without dependencies, for browsers and for Node 22 or later.
  *
- *     import { presenceService } from './presence.js';
- *     presenceService.startPresence('alice');        // after login
- *     presenceService.stopPresence();                // at logout
- *
- * The states: idle; connecting, the first try; connected, the server said hello; reconnecting,
- * waits for the next try or tries; suspended, the same every 30 s or when woken up; stopped, by
- * stopPresence(), 4403 or giveUp.
- *
  * At most one socket counts, that of #try; an older one is not heard. Nothing is kept outside the
  * instance (no storage, no channel), so a duplicated tab is a client of its own.
  *
@@ -17,11 +9,11 @@
  * behind the other, even when a callback calls in; events are told behind a step, in order: no
  * callback sees half a step.
  *
- * #watched has an entry for each user that somebody here watches. A connection begins with nobody
- * followed; #follow() then makes up the difference between that and the entries, a message at a
- * time. What an entry knows is stale from the loss of a connection to the next snapshot. Watches
- * are called back in microtasks, so nothing they do comes in between here.
- * What everything means to an application is written in presence.d.ts. */
+ * #watched has an entry for each user that somebody here watches; #follow() makes up the difference
+ * between that and whom the server follows for this connection. What an entry knows is stale from
+ * the loss of a connection to the next snapshot.
+ *
+ * The states, and what everything means to an application, are in presence.d.ts. */
 
 /** @typedef {import('./presence.js').PresenceClose} Close */
 /** @typedef {import('./presence.js').PresenceSnapshot} Snapshot */
@@ -55,55 +47,34 @@ const DEFAULTS = {
 const STATUSES = ['online', 'away', 'busy'];
 /** What options are whose default does not tell. */
 const KINDS = { getToken: 'function', WebSocket: 'function', heartbeatInterval: 'number' };
-const JITTER = 0.1; /* the part of a delay that is added at random */
-const RETRY_MAX = 3600000; /* ms that a server can ask to stay away */
-const TIMER_MAX = 0x7fffffff; /* ms; a longer timer would fire at once */
-const STATUS_PAUSE = 250; /* ms between two changes of status */
-const SHORTEST = 100; /* ms between two tries, at least */
-const ALIVE = 1000; /* ms for which a message proves that the line works */
-const STABLE = 10000; /* ms after which a connection was one: delays begin anew */
-const RENEW = 120000; /* ms before a token's end, at most, at which the next one is asked for */
-const REFUSED = 100; /* tokens that are remembered for having been refused */
-const MESSAGE = 4096; /* bytes and messages a second that a server takes which does not say */
+const RETRY_MAX = 3600000; // ms that a server can ask to stay away
+const TIMER_MAX = 0x7fffffff; // ms; a longer timer would fire at once
+const STATUS_PAUSE = 250; // ms between two changes of status
+const SHORTEST = 100; // ms between two tries, at least
+const ALIVE = 1000; // ms for which a message proves that the line works
+const STABLE = 10000; // ms after which a connection was one: delays begin anew
+const RENEW = 120000; // ms before a token's end, at most, at which the next one is asked for
+const REFUSED = 100; // tokens that are remembered for having been refused
+const MESSAGE = 4096; // bytes and messages a second that a server takes which does not say
 const RATE = 20;
-const SHARE = 0.8; /* the part of the pace that is used: networks are uneven */
-const WATCH_BYTES = 3400; /* of ids in a message, at most */
-const WATCH_HEAD = 30; /* and of what is around them */
-const WATCH_COST = 100; /* as many ids cost as much as a message */
-const WATCH_ERRORS = ['forbidden', 'too_many_watched', 'invalid_user_id'];
+const SHARE = 0.8; // the part of the pace that is used: networks are uneven
+const WATCH_BYTES = 3400; // of ids in a message, at most
+const WATCH_HEAD = 30; // and of what is around them
+const WATCH_COST = 100; // as many ids cost as much as a message
 
-const CLOSE_STOP = 1000; /* the user leaves: offline at once */
-const CLOSE_AWAY = 4001; /* what 1001 is to a browser, which does not let a page send that */
+const CLOSE_STOP = 1000; // the user leaves: offline at once
+const CLOSE_AWAY = 4001; // what 1001 is to a browser, which does not let a page send that
 const CLOSE_BROKEN = 1006;
 const CLOSE_TOO_BIG = 1009;
 const CLOSE_RESTART = 1012;
 const CLOSE_TOKEN = 4401;
 const CLOSE_FORBIDDEN = 4403;
 
-const CONNECTION_TIMERS = [
-  'deadline', 'heartbeat', 'probe', 'status', 'manual', 'watch', 'renew',
-];
-const WINDOW_EVENTS = ['online', 'offline', 'pagehide', 'pageshow'];
-const DOCUMENT_EVENTS = ['visibilitychange', 'freeze', 'resume'];
-
-/** Node before 22. */
-const NO_WEBSOCKET = 'presence: there is no WebSocket here; npm install ws, then: '
-  + "import WebSocket from 'ws'; presenceService.configure({ WebSocket })";
-
-/** Nor has the page of a file an origin. */
-const NO_PAGE = 'presence: apiUrl is needed, as there is no page with an origin: '
-  + "configure({ apiUrl: 'https://presence.example.com' })";
-
-const UNSEEN = 'the token does not let this page see all whom it watches: its claim watch names'
-  + ' them, or is "*"; see renewToken()';
-
-/** EventTarget, or what on() needs of it where there is none, or no CustomEvent (React Native). */
+// EventTarget, or what on() needs of it where there is none, or no CustomEvent (React Native).
 const native = globalThis.EventTarget && globalThis.CustomEvent;
 const Target = native ? EventTarget : /** @type {typeof EventTarget} */ (class {
-  #all = new Set(); /* [type, listener] */
-  addEventListener(type, listener) {
-    this.#all.add([type, listener]);
-  }
+  #all = new Set(); // [type, listener]
+  addEventListener(type, listener) { this.#all.add([type, listener]); }
 
   removeEventListener(type, listener) {
     for (const one of this.#all) if (one[0] === type && one[1] === listener) this.#all.delete(one);
@@ -121,7 +92,14 @@ const Target = native ? EventTarget : /** @type {typeof EventTarget} */ (class {
   }
 });
 
-/** What was thrown, in words. */
+// Does what is queued, and what comes to it meanwhile.
+function drain(queue) {
+  for (let next = queue.shift(); next; next = queue.shift()) next();
+}
+
+const misuse = (text) => new TypeError(`presence: ${text}`);
+
+// What was thrown, in words.
 function words(thrown, member = 'message', other = thrown) {
   try {
     return String(thrown?.[member] ?? other);
@@ -132,13 +110,13 @@ function words(thrown, member = 'message', other = thrown) {
 
 const bytesOf = (text) => encodeURIComponent(text).replace(/%../g, '.').length;
 
-/** A number that a server sent, if it is one above `least`. */
+// A number that a server sent, if it is one from `least` up.
 const numberOf = (value, least, other) => (
   typeof value === 'number' && value >= least && value < Infinity ? value : other);
 
-/** A user id as a segment of a path, or why the server could not take it. */
+// A user id as a segment of a path, or why the server could not take it.
 function encodeUserId(userId) {
-  if (typeof userId !== 'string') throw new TypeError('presence: a user id is a string');
+  if (typeof userId !== 'string') throw misuse('a user id is a string');
   let segment = '';
   let why = 'has no control characters';
   try {
@@ -149,66 +127,54 @@ function encodeUserId(userId) {
   } catch {
     why = 'has no half of a surrogate pair';
   }
-  throw new TypeError(`presence: a user id ${why}`);
+  throw misuse(`a user id ${why}`);
 }
 
-/** The WebSocket's address: ws for http, wss for https, the path of apiUrl kept; of the page's own
- *  origin when there is no apiUrl. */
+// The WebSocket's address below apiUrl or, without one, the page's own origin.
 function socketUrl(apiUrl, userId, location) {
   const segment = encodeUserId(userId);
-  if (/^\.\.?$/.test(segment)) throw new TypeError('presence: URLs cannot hold the ids . and ..');
+  if (/^\.\.?$/.test(segment)) throw misuse('URLs cannot hold the ids . and ..');
   let url;
   try {
     url = apiUrl ? new URL(apiUrl, location?.href) : new URL(location.origin);
   } catch {
-    throw new TypeError(apiUrl ? `presence: apiUrl is not a URL: ${apiUrl}`
-      : NO_PAGE);
+    throw misuse(apiUrl ? `apiUrl is not a URL: ${apiUrl}`
+      : 'apiUrl is needed, as there is no page with an origin: ' // nor has that of a file
+        + "configure({ apiUrl: 'https://presence.example.com' })");
   }
-  if (!/^(http|ws)s?:$/.test(url.protocol)) {
-    throw new TypeError(`presence: apiUrl begins with http or https: ${apiUrl}`);
-  }
+  if (!/^(http|ws)s?:$/.test(url.protocol)) throw misuse(`apiUrl begins with http or https: ${apiUrl}`);
   url.protocol = url.protocol.replace('http', 'ws');
   url.hash = '';
   url.pathname = `${url.pathname.replace(/\/+$/, '')}/ws/presence/${segment}`;
   return url.href;
 }
 
-/** Milliseconds out of `retry_after=MS`, or null. */
-function retryAfter(reason) {
-  const found = /(?:^|[\s;,])retry_after=(\d{1,15})(?![\d.])/.exec(reason);
-  return found ? Math.min(Number(found[1]), RETRY_MAX) : null;
-}
-
-/** A close: as this side noticed or decided it, or as an event says, which may leave out much. */
-const broken = (reason, code = CLOSE_BROKEN, wasClean = false) => ({
+// A close as this side noticed or decided it, or of an event, which may leave out much.
+const closeOf = (reason, code = CLOSE_BROKEN, wasClean = false) => ({
   code: Number.isInteger(code) ? code : CLOSE_BROKEN,
   reason: typeof reason === 'string' ? reason : '',
   wasClean: wasClean === true,
 });
 
-/** The error that a close's reason names, and the words behind it, if any. */
-function errorOf(reason) {
-  const [, code = reason, said = ''] = /^(\w+): ([^]*)$/.exec(reason) ?? [];
-  return { code, said };
-}
-
-/** Checks options and returns them: those that are absent, undefined or null are left out. */
+// Checks options; those that are undefined or null are left out.
 function checkOptions(options) {
   const checked = {};
-  for (const name of Object.keys(options)) {
-    let value = options[name];
-    if (!Object.hasOwn(DEFAULTS, name)) throw new TypeError(`presence: no option ${name}`);
-    if (value === undefined || value === null) continue;
-    if (name === 'apiUrl' && value instanceof URL) value = value.href;
+  for (const [name, given] of Object.entries(options)) {
+    if (!Object.hasOwn(DEFAULTS, name)) throw misuse(`no option ${name}`);
+    const value = name === 'apiUrl' && given instanceof URL ? given.href : given;
+    if ((value ?? null) === null) continue;
     const kind = KINDS[name] ?? typeof DEFAULTS[name];
     if (kind === 'object' ? Object(value) !== value
       : kind !== 'boolean' && (typeof value !== kind || (kind === 'number' && !(value >= 0)))) {
-      throw new TypeError(`presence: ${name} is a ${kind}${kind === 'number' ? ' from 0 up' : ''}`);
+      throw misuse(`${name} is a ${kind}${kind === 'number' ? ' from 0 up' : ''}`);
     }
     checked[name] = name === 'clock' ? { ...DEFAULTS.clock, ...value } : value;
   }
   return checked;
 }
+
+// What #watched has of a user whom the server does not follow.
+const unfollowed = () => ({ followed: false, error: null, told: new Map(), most: Infinity });
 
 /** The presence of one user in one page; see presence.d.ts. */
 export class PresenceService extends Target {
@@ -216,51 +182,50 @@ export class PresenceService extends Target {
   /** @type {Snapshot['state']} */ #state = 'idle';
   /** @type {string | null} */ #userId = null;
   #url = '';
-  #attempt = 0; /* which try after the last stable connection is waited for or under way */
-  #busy = false; /* a step runs */
-  /** @type {(() => void)[]} */ #steps = []; /* those that came meanwhile */
-  /** @type {(() => void)[]} */ #told = []; /* what is to be told behind it, in order */
+  #attempt = 0; // which try after the last stable connection is waited for or under way
+  #busy = false; // a step runs
+  /** @type {(() => void)[]} */ #steps = []; // those that came meanwhile
+  /** @type {(() => void)[]} */ #told = []; // what is to be told behind it, in order
   #telling = false;
   /** The try or connection that counts.
    *  @type {{ socket: any, token: string, extra: boolean } | null} */
   #try = null;
-  #lastTry = -Infinity; /* when it began */
-  #greeted = Infinity; /* when its hello came */
-  #answered = false; /* a probe of it was */
-  #spread = 0; /* ms over which all come back whose lines break */
-  #notBefore = -Infinity; /* the server asked to stay away so long */
-  #heard = -Infinity; /* when the last message came */
-  #heartbeat = 25000; /* ms between two probes while connected */
-  #next = ''; /* the token for the next try, if it is known already */
-  #refused = new Set(); /* tokens that were closed with 4401: never sent again */
-  #advised = new Set(); /* what the console was told to mend */
-  #opened = false; /* a socket has opened since the start: address and origin are right */
+  #lastTry = -Infinity; // when it began
+  #greeted = Infinity; // when its hello came
+  #answered = false; // a probe of it was
+  #spread = 0; // ms over which all come back whose lines break
+  #notBefore = -Infinity; // the server asked to stay away so long
+  #heard = -Infinity; // when the last message came
+  #heartbeat = 25000; // ms between two probes while connected
+  #next = ''; // the token for the next try, if it is known already
+  #refused = new Set(); // tokens that were closed with 4401: never sent again
+  #advised = new Set(); // what the console was told to mend
+  #opened = false; // a socket has opened since the start: address and origin are right
   /** @type {Close | null} */ #lastClose = null;
   /** @type {number | null} */ #lastChange = null;
-  #timers = new Map(); /* name: { id, due, clock } */
-  #latest = 0; /* the last time that the clock gave */
-  /** @type {[any, string[]][]} */ #page = []; /* where this listens, and to what */
+  #timers = new Map(); // name: { id, due, clock }
+  #latest = 0; // the last time that the clock gave
+  /** @type {[any, string][]} */ #page = []; // where this listens, and to what
   /** @type {Snapshot['status']} */
-  #chosen = 'online'; /* the status that the application wants */
-  #idle = false; /* the page has been hidden for long, or is frozen */
-  #sent = 'online'; /* the status that the server has of this connection */
+  #chosen = 'online'; // the status that the application wants
+  #idle = false; // the page has been hidden for long, or is frozen
+  #sent = 'online'; // the status that the server has of this connection
   #sentAt = -Infinity;
-  /** @type {string | null} */ #manual = null; /* the manual status that is still to be sent */
-  /** Who is watched: by id the user as known, the watches, whether the server follows this user for
-   *  this connection (or was asked to), the error if it will not, which watches were told that, how
-   *  many it may be asked for at most in one message with this one, and what the id takes in it.
-   *  @type {Map<string, any>} */
+  /** @type {string | null} */ #manual = null; // the manual status that is still to be sent
+  /** By id the user as known, the watches, whether the server follows this user for this connection
+   *  (or was asked to), the error if it will not, which watches were told that, how many it may be
+   *  asked for in one message with this one, and what the id takes in it. @type {Map<string, any>} */
   #watched = new Map();
-  #sight = {}; /* another one at each start: what one user saw is not told to the next */
-  #planned = false; /* #follow() is about to run */
-  #message = MESSAGE; /* bytes that the server takes */
-  #most = Infinity; /* users that it follows */
-  #gap = 0; /* ms that a message costs of the server's pace */
-  #burst = 0; /* ms of it that may be used at once */
-  #care = 1; /* the part of both that is used, as a divisor */
-  #paced = -Infinity; /* when all that was sent is paid for */
+  #sight = {}; // another one at each start: what one user saw is not told to the next
+  #planned = false; // #follow() is about to run
+  #message = MESSAGE; // bytes that the server takes
+  #most = Infinity; // users that it follows
+  #gap = 0; // ms that a message costs of the server's pace
+  #burst = 0; // ms of it that may be used at once
+  #care = 1; // the part of both that is used, as a divisor
+  #paced = -Infinity; // when all that was sent is paid for
   #askedAt = 0;
-  /** @type {Set<string> | null} */ #asked = null; /* those of the watch not yet answered */
+  /** @type {Set<string> | null} */ #asked = null; // those of the watch not yet answered
   /** @type {Snapshot | null} */ #snapshot = null;
 
   constructor(options = {}) {
@@ -269,16 +234,15 @@ export class PresenceService extends Target {
     this.#change();
   }
 
-  // ---- What an application calls: presence.d.ts says all about it ----
+  // ---- What an application calls: see presence.d.ts ----
 
-  configure(options) {
-    Object.assign(this.#options, checkOptions(options));
-  }
+  configure(options) { Object.assign(this.#options, checkOptions(options)); }
 
   startPresence(userId) {
     const url = socketUrl(this.#options.apiUrl, userId, this.#window.location);
-    if (typeof this.#WebSocket !== 'function') {
-      throw new TypeError(NO_WEBSOCKET);
+    if (typeof this.#WebSocket !== 'function') { // Node before 22
+      throw misuse('there is no WebSocket here; npm install ws, then: '
+        + "import WebSocket from 'ws'; presenceService.configure({ WebSocket })");
     }
     this.#step(() => {
       if (this.#userId === userId && this.#url === url) {
@@ -298,36 +262,31 @@ export class PresenceService extends Target {
     });
   }
 
-  stopPresence() {
-    this.#step(() => this.#stop('stopPresence'));
-  }
+  stopPresence() { this.#step(() => this.#stop('stopPresence')); }
 
   renewToken() {
     this.#step(() => { // who is not connected gets a new one with the next try
-      if (this.#state === 'connected') this.#renew();
+      if (this.#connected) this.#renew();
     });
   }
 
-  /** Says what the user does. @param {any} status @param {any} options */
+  /** @param {any} status @param {any} options */
   setStatus(status, { manual = false, message, expiresIn } = {}) {
-    const known = STATUSES.includes(status);
-    if (manual && (known || status === 'invisible' || status === null)) {
+    if (!STATUSES.includes(status) && !(manual && ['invisible', null].includes(status))) {
+      throw misuse(`a status is one of ${STATUSES.join(', ')}`);
+    }
+    if (manual) {
       if (typeof (message ?? '') !== 'string' || !Number.isFinite(expiresIn ?? 0)) {
-        throw new TypeError('presence: message is a string, expiresIn a number of seconds');
+        throw misuse('message is a string, expiresIn a number of seconds');
       }
-      const text = { type: 'status', manual: true, status, message, expires_in: expiresIn };
+      const text = JSON.stringify({ type: 'status', manual: true, status, message, expires_in: expiresIn });
       this.#step(() => {
-        this.#manual = JSON.stringify(text);
+        this.#manual = text;
         this.#sendManual();
       });
       return;
     }
-    if (!known || manual) {
-      throw new TypeError(`presence: a status is one of ${STATUSES.join(', ')}`);
-    }
-    if ((message ?? expiresIn ?? null) !== null) {
-      throw new TypeError('presence: only a manual status has a message and an end');
-    }
+    if ((message ?? expiresIn ?? null) !== null) throw misuse('only a manual status has a message and an end');
     this.#step(() => {
       this.#chosen = status;
       this.#change();
@@ -335,42 +294,26 @@ export class PresenceService extends Target {
     });
   }
 
-  isConnected() {
-    return this.#state === 'connected';
-  }
-
-  getCurrentUserId() {
-    return this.#userId;
-  }
-
-  getSnapshot() {
-    return /** @type {Snapshot} */ (this.#snapshot);
-  }
-
-  get state() {
-    return this.#state;
-  }
-
-  get lastClose() {
-    return this.#lastClose;
-  }
+  isConnected() { return this.#connected; }
+  getCurrentUserId() { return this.#userId; }
+  getSnapshot() { return /** @type {Snapshot} */ (this.#snapshot); }
+  get state() { return this.#state; }
+  get lastClose() { return this.#lastClose; }
 
   watch(ids, callback, onError) {
     const all = new Set(typeof ids === 'string' ? [ids] : [...ids]);
     for (const id of all) encodeUserId(id);
     if (typeof callback !== 'function' || typeof (onError ?? callback) !== 'function') {
-      throw new TypeError('presence: watch needs a callback, and onError is one');
+      throw misuse('watch needs a callback, and onError is one');
     }
     const watch = { callback, onError, ended: false };
     for (const id of all) {
-      const entry = this.#watched.get(id) ?? {
-        user: null, watches: new Set(), followed: false, error: null, told: new Map(),
-        most: Infinity, bytes: bytesOf(JSON.stringify(id)) + 1,
-      };
+      const entry = this.#watched.get(id)
+        ?? { user: null, watches: new Set(), bytes: bytesOf(JSON.stringify(id)) + 1, ...unfollowed() };
       this.#watched.set(id, entry);
       entry.watches.add(watch);
       if (entry.user) this.#tell([watch], 'callback', entry.user);
-      if (entry.error) this.#deny(entry, watch);
+      if (entry.error) this.#deny(id, entry.error);
     }
     this.#plan();
     return () => {
@@ -386,7 +329,7 @@ export class PresenceService extends Target {
   }
 
   on(type, listener) {
-    if (typeof listener !== 'function') throw new TypeError('presence: on needs a listener');
+    if (typeof listener !== 'function') throw misuse('on needs a listener');
     const heard = (event) => listener(event.detail);
     this.addEventListener(type, heard);
     return () => this.removeEventListener(type, heard);
@@ -394,20 +337,19 @@ export class PresenceService extends Target {
 
   // ---- Steps ----
 
-  /** Runs a step, or has it run behind the one under way; then tells. */
   #step(work) {
     this.#steps.push(work);
     if (this.#busy) return;
     this.#busy = true;
     try {
-      for (let next = this.#steps.shift(); next; next = this.#steps.shift()) next();
+      drain(this.#steps);
     } finally {
       this.#busy = false;
     }
     if (this.#telling) return; // it goes on further out
     this.#telling = true;
     try {
-      for (let next = this.#told.shift(); next; next = this.#told.shift()) next();
+      drain(this.#told);
     } finally {
       this.#telling = false;
     }
@@ -415,8 +357,8 @@ export class PresenceService extends Target {
 
   // ---- The state machine ----
 
-  /** Begins a try: asks for a token when there is somebody to ask, then opens the socket. All of
-   *  it, up to the hello, has connectTimeout. `extra`: the page woke up, so it does not count. */
+  // Begins a try: token, socket, hello, within connectTimeout. `extra`: the page woke up, so it
+  // does not count.
   #connect(extra = false) {
     const attempt = { socket: null, token: '', extra };
     this.#disarm('retry');
@@ -424,60 +366,55 @@ export class PresenceService extends Target {
     this.#lastTry = this.#now();
     this.#answered = false;
     this.#arm('deadline', this.#options.connectTimeout, () => {
-      this.#lost(attempt, broken('no hello in time'));
+      this.#lost(attempt, closeOf('no hello in time'));
     });
     if (this.#attempt === 0) this.#change('connecting');
-    this.#askToken(attempt);
-  }
-
-  /** Opens the socket of a try once the application gave a token; without one to ask for a
-   *  microtask later, too: who starts, stops and starts in one go makes one socket. */
-  async #askToken(attempt) {
-    const { getToken } = this.#options;
     const next = this.#next;
     this.#next = '';
-    let token;
-    let wrong = '';
-    try {
-      token = await (next || (getToken && getToken(this.#userId))) || '';
-      if (typeof token !== 'string') wrong = `this is no text but a ${typeof token}`;
-    } catch (error) {
-      wrong = words(error) || 'it failed';
-    }
-    this.#step(() => {
-      if (this.#try !== attempt) return;
-      if (wrong) this.#failed(attempt, 'token_failed', `getToken: ${wrong}`);
-      else if (getToken && this.#refused.has(token)) {
+    this.#askToken(attempt, (token, wrong) => {
+      const kind = typeof token;
+      if (wrong) this.#failed(attempt, 'token_failed', wrong);
+      else if (kind !== 'string') {
+        this.#failed(attempt, 'token_failed', `getToken: this is no text but a ${kind}`);
+      } else if (this.#options.getToken && this.#refused.has(token)) {
         this.#failed(attempt, 'token_unchanged', 'getToken gave a token that was refused');
       } else {
         attempt.token = token;
         this.#open(attempt);
       }
-    });
+    }, next);
   }
 
-  /** Gets the next token while this one is good, and connects anew with it, within the server's
-   *  grace time. Where none comes the connection stays until the server ends it. */
-  async #renew() {
-    const attempt = this.#try;
+  // Asks the application for a token, unless one is known. `then` gets it, or what is wrong, if the
+  // try still counts; a microtask later at least: who starts, stops and starts in one go makes one
+  // socket.
+  async #askToken(attempt, then, known = '') {
     const { getToken } = this.#options;
     let token;
     let wrong = '';
     try {
-      token = await (getToken && getToken(this.#userId));
+      token = await (known || getToken?.(this.#userId)) || '';
     } catch (error) {
-      wrong = words(error) || 'it failed';
+      wrong = `getToken: ${words(error) || 'it failed'}`;
     }
     this.#step(() => {
-      if (this.#try !== attempt) return;
-      if (wrong) this.#error('token_failed', `getToken: ${wrong}`);
-      if (typeof token !== 'string' || ['', attempt?.token].includes(token)) return;
-      this.#next = token;
-      this.#lost(attempt, broken('renew', CLOSE_AWAY), true);
+      if (this.#try === attempt) then(token, wrong);
     });
   }
 
-  /** Makes the socket of a try and listens to it for as long as it is the one that counts. */
+  // Gets the next token while this one is good, and connects anew with it, within the server's
+  // grace time. Where none comes the connection stays until the server ends it.
+  #renew() {
+    const attempt = this.#try;
+    this.#askToken(attempt, (token, wrong) => {
+      if (wrong) this.#error('token_failed', wrong);
+      else if (typeof token === 'string' && !['', attempt?.token].includes(token)) {
+        this.#next = token;
+        this.#lost(attempt, closeOf('renew', CLOSE_AWAY), true);
+      }
+    });
+  }
+
   #open(attempt) {
     const protocols = ['presence.v1', ...(attempt.token ? [`token.${attempt.token}`] : [])];
     this.#log('opening');
@@ -489,7 +426,7 @@ export class PresenceService extends Target {
       });
       socket.onmessage = ({ data }) => this.#step(() => this.#receive(attempt, data));
       socket.onclose = ({ reason, code, wasClean }) => {
-        this.#step(() => this.#lost(attempt, broken(reason, code, wasClean)));
+        this.#step(() => this.#lost(attempt, closeOf(reason, code, wasClean)));
       };
       socket.onerror = () => this.#step(() => this.#log('socket error'));
     } catch (error) {
@@ -498,7 +435,7 @@ export class PresenceService extends Target {
     }
   }
 
-  /** One message. Types that are not known are ignored: newer servers have more of them. */
+  // Types of messages that are not known are ignored: newer servers have more of them.
   #receive(attempt, data) {
     if (this.#try !== attempt) return;
     this.#heard = this.#now();
@@ -525,10 +462,10 @@ export class PresenceService extends Target {
     }
   }
 
-  /** The server counts this connection: the user is online. Following begins anew, but not the
-   *  backoff: the connection may end at once. */
+  // The server counts this connection: the user is online. Following begins anew, but not the
+  // backoff: the connection may end at once.
   #hello(message) {
-    if (this.#state === 'connected') return;
+    if (this.#connected) return;
     const seconds = numberOf(message.heartbeat_seconds, Number.MIN_VALUE, 25);
     this.#heartbeat = this.#options.heartbeatInterval ?? Math.max(seconds * 1000, 1000);
     this.#disarm('deadline');
@@ -550,7 +487,8 @@ export class PresenceService extends Target {
     this.#follow();
   }
 
-  get #room() { return this.#message - WATCH_HEAD; } /* for ids in a message */
+  get #connected() { return this.#state === 'connected'; }
+  get #room() { return this.#message - WATCH_HEAD; } // for ids in a message
 
   #limits({ max_message: bytes, max_messages_per_second: rate, max_watch: users }) {
     const messages = numberOf(rate, 0, RATE) / this.#care;
@@ -561,20 +499,19 @@ export class PresenceService extends Target {
     this.#paced = -Infinity;
   }
 
-  /** A try that came to nothing on this side. */
   #failed(attempt, code, text) {
     this.#error(code, text);
-    this.#lost(attempt, broken(code));
+    this.#lost(attempt, closeOf(code));
   }
 
-  /** The end of a try or a connection, whoever noticed it. `now`: try again at once, unless the one
-   *  before was not stable either. */
+  // A try or connection ended. `now`: try again at once, unless the one before was not stable
+  // either.
   #lost(attempt, close, now = false) {
     if (this.#try !== attempt) return;
     const { code, reason } = close;
-    const { code: error, said } = errorOf(reason);
+    const [, error = reason, said = ''] = /^(\w+): ([^]*)$/.exec(reason) ?? [];
     const { maxReconnectAttempts: most, giveUp, reconnectDelay } = this.#options;
-    const was = this.#state === 'connected';
+    const was = this.#connected;
     const stood = was ? this.#now() - this.#greeted : 0;
     this.#log(`lost: ${code} ${reason}`);
     if (code === CLOSE_FORBIDDEN) {
@@ -608,7 +545,7 @@ export class PresenceService extends Target {
     if (told) this.#emit(...told);
   }
 
-  /** What is to be mended when the server refuses the token of a try: `said` is why. */
+  // `said` is why the server refused the token of a try.
   #tokenAdvice({ token }, said) {
     if (token) return `the server refused what getToken gave: ${said}`;
     return this.#options.getToken ? 'the server wants a token, and getToken gave none'
@@ -616,7 +553,7 @@ export class PresenceService extends Target {
         + "(await fetch('/presence-token', { method: 'POST' })).text() })";
   }
 
-  /** What is to be mended when a socket does not open: a browser does not tell its page why. */
+  // A browser does not tell its page why a socket does not open.
   #noSocket() {
     const { host, origin, protocol } = new URL(this.#url);
     const page = this.#ofPage(() => this.#window.location?.origin);
@@ -627,21 +564,22 @@ export class PresenceService extends Target {
     return `no WebSocket at ${protocol}//${host}: is the server up?${what}`;
   }
 
-  /** Decides when the next try is, and goes to reconnecting or suspended. Returns the event of
-   *  that, if any. `now`: at once. `was`: a connection has ended, not a try. */
+  // Decides when the next try is. Returns the event of that, if any. `now`: at once. `was`: a
+  // connection has ended, not a try.
   #later({ code, reason }, now, was) {
-    const { reconnectDelay, maxReconnectDelay, probeDelay } = this.#options;
-    const maxAttempts = this.#options.maxReconnectAttempts;
+    const { maxReconnectAttempts: maxAttempts, reconnectDelay, maxReconnectDelay, probeDelay } = this.#options;
     const first = this.#state !== 'suspended';
     const slow = this.#attempt > maxAttempts;
     const doubled = reconnectDelay * 2 ** Math.min(this.#attempt - 1, 30);
-    const asked = code === CLOSE_RESTART ? retryAfter(reason) : null;
-    let delay = this.#jitter(slow ? probeDelay : Math.min(doubled, maxReconnectDelay));
+    const [, ms] = /(?:^|[\s;,])retry_after=(\d{1,15})(?![\d.])/.exec(reason) ?? [];
+    const least = Math.min(slow ? probeDelay : Math.min(doubled, maxReconnectDelay), TIMER_MAX);
+    let delay = Math.max(least * (1 + 0.1 * this.#random()), SHORTEST); // clients must not come all at once
     if (was && code === CLOSE_BROKEN && this.#spread) {
       delay += Math.min(this.#spread, RETRY_MAX) * this.#random();
     }
     if (now) delay = 0;
-    if (asked !== null) {
+    if (ms && code === CLOSE_RESTART) {
+      const asked = Math.min(Number(ms), RETRY_MAX);
       delay = Math.max(asked, SHORTEST, this.#attempt > 1 ? delay : 0);
       this.#notBefore = this.#now() + asked;
     }
@@ -652,24 +590,18 @@ export class PresenceService extends Target {
     return first ? ['suspended', { delay }] : null;
   }
 
-  /** Ends what runs, if anything. */
   #stop(reason) {
     if (this.#userId === null) return;
     this.#disarm('manual'); // the last one wanted is sent, not left behind
     this.#sendManual(true);
-    this.#end({ code: CLOSE_STOP, reason, wasClean: true });
+    this.#end(closeOf(reason, CLOSE_STOP, true));
   }
 
-  /** Everything ends, until startPresence(). With an error when the application did not ask for
-   *  it. */
+  // Everything ends, until startPresence(); with an error when the application did not ask for it.
   #end(close, error = '', message = '') {
     this.#drop(CLOSE_STOP, close.reason);
-    for (const name of [...this.#timers.keys()]) this.#disarm(name);
-    for (const [target, names] of this.#page) {
-      this.#ofPage(() => {
-        for (const name of names) target.removeEventListener(name, this.#onPage);
-      });
-    }
+    for (const name of this.#timers.keys()) this.#disarm(name);
+    for (const [target, name] of this.#page) this.#ofPage(() => target.removeEventListener(name, this.#onPage));
     this.#page = [];
     this.#userId = null;
     this.#url = '';
@@ -682,17 +614,14 @@ export class PresenceService extends Target {
     this.#manual = null;
     this.#lastClose = close;
     this.#change('stopped');
-    this.#emit('disconnected', {
-      code: close.code, reason: close.reason, willReconnect: false,
-    });
+    this.#emit('disconnected', { code: close.code, reason: close.reason, willReconnect: false });
     if (error) this.#error(error, message, true);
   }
 
-  /** Lets go of the socket: closed, and not listened to any more. */
   #drop(code, reason = '') {
     const socket = this.#try?.socket;
     this.#try = null;
-    for (const name of CONNECTION_TIMERS) this.#disarm(name);
+    for (const name of this.#timers.keys()) if (!/away|retry/.test(name)) this.#disarm(name);
     this.#unfollow();
     if (!socket) return;
     try {
@@ -708,21 +637,18 @@ export class PresenceService extends Target {
 
   // ---- Following others ----
 
-  /** Has #follow() run once, behind all that is watched now. */
+  // Has #follow() run once, behind all that is watched now.
   #plan() {
     if (!this.#planned) queueMicrotask(() => this.#step(() => this.#follow()));
     this.#planned = true;
   }
 
-  /** Tells the server whom not to follow any more, then whom to follow: as many as a message takes,
-   *  the next ones when that is answered and the pace allows it. */
+  // Tells the server whom not to follow any more, then whom to follow: as many as a message takes,
+  // the next ones when that is answered and the pace allows it.
   #follow() {
-    const connected = this.#state === 'connected';
     this.#planned = false;
-    if (connected && (this.#asked || this.#timers.has('watch'))) return;
-    /** @type {string[]} */ const gone = [];
-    /** @type {string[]} */ const wanted = [];
-    /** @type {string[]} */ const long = [];
+    if (this.#connected && (this.#asked || this.#timers.has('watch'))) return;
+    /** @type {string[][]} */ const [gone, wanted, long] = [[], [], []];
     let room = this.#most;
     for (const [id, { watches, followed, error, bytes }] of this.#watched) {
       if (followed) room--;
@@ -731,7 +657,7 @@ export class PresenceService extends Target {
       if (!watches.size && !followed) this.#watched.delete(id);
     }
     const leaving = gone.length > 0;
-    if (!connected) return;
+    if (!this.#connected) return;
     if (!leaving) this.#denyAll(long, 'message_too_large', this.#message);
     if (!leaving && room <= 0) { // why those are that it refused before, the server says
       const fresh = wanted.filter((id) => this.#watched.get(id).most === Infinity);
@@ -758,8 +684,8 @@ export class PresenceService extends Target {
     this.#plan();
   }
 
-  /** As many of these users as a message and the server take; not `leaving`, of those that may be
-   *  asked for with most others. */
+  // As many of these users as a message and the server take; not `leaving`, of those that may be
+  // asked for with most others.
   #fitting(ids, room, leaving) {
     const pace = Math.max(this.#burst / this.#gap - 1, 1) * WATCH_COST || Infinity;
     const few = Math.min(pace, leaving ? pace : room);
@@ -777,26 +703,19 @@ export class PresenceService extends Target {
     return users;
   }
 
-  /** Says of these users what the server would: `limit` is why. */
+  // Says of these users what the server would: `limit` is why.
   #denyAll(ids, code, limit) {
     const message = `the limit of the server is ${limit}`;
-    let news = false;
-    for (const id of ids) {
-      const entry = this.#watched.get(id);
-      entry.user = null;
-      entry.error = { code, message, userId: id };
-      for (const watch of entry.watches) news = this.#deny(entry, watch) || news;
-    }
-    if (news) this.#error(code, message);
+    const news = ids.filter((id) => this.#deny(id, { code, message, userId: id }));
+    if (news.length) this.#error(code, message);
   }
 
-  /** A watch is answered: the server has counted it by now, perhaps only now. */
+  // A watch is answered: the server has counted it by now, perhaps only now.
   #answeredWatch() {
     if (this.#asked) this.#paced += this.#now() - this.#askedAt;
     this.#asked = null;
   }
 
-  /** Takes what the server says of users for the truth. */
   #know(users) {
     for (const user of Array.isArray(users) ? users : []) {
       const entry = this.#watched.get(user?.user_id);
@@ -804,21 +723,22 @@ export class PresenceService extends Target {
     }
   }
 
-  /** Nobody is followed any more: the connection is gone, and what is known is stale. */
+  // The connection is gone, and what is known is stale.
   #unfollow() {
     this.#asked = null;
     for (const entry of this.#watched.values()) {
-      Object.assign(entry, { followed: false, error: null, told: new Map(), most: Infinity });
+      Object.assign(entry, unfollowed());
       if (entry.user && !entry.user.stale) this.#set(entry, entry.user, true);
     }
   }
 
-  /** A watch was refused as a whole. Whom the error names is left out; if nobody, half as many are
-   *  asked for until it is clear who is meant. When the server follows as many as it will, that is
-   *  true of all who wait. False when the error is to be told. */
+  // A watch was refused as a whole. Whom the error names is left out; if nobody, half as many are
+  // asked for until it is clear who is meant. When the server follows as many as it will, that is
+  // true of all who wait. False when the error is to be told.
   #refuse(code, message, users) {
     const asked = this.#asked;
-    if (!asked || !WATCH_ERRORS.includes(code)) return false;
+    const refusals = ['forbidden', 'too_many_watched', 'invalid_user_id'];
+    if (!asked || !refusals.includes(code)) return false;
     this.#answeredWatch();
     const named = new Set([users].flat().filter((id) => asked.has(id)));
     const unclear = !named.size && asked.size > 1;
@@ -827,30 +747,32 @@ export class PresenceService extends Target {
       else if (code !== 'too_many_watched' || entry.followed || entry.error) continue;
       if (unclear) entry.most = Math.min(entry.most, Math.ceil(asked.size / 2));
       if (unclear || (named.size && !named.has(id))) continue;
-      if (code === 'forbidden') this.#advise(UNSEEN);
-      entry.user = null;
-      entry.error = { code, message, userId: id };
-      for (const watch of entry.watches) this.#deny(entry, watch);
+      if (code === 'forbidden') {
+        this.#advise('the token does not let this page see all whom it watches: its claim watch names'
+          + ' them, or is "*"; see renewToken()');
+      }
+      this.#deny(id, { code, message, userId: id });
     }
     this.#follow();
     return unclear;
   }
 
-  /** Tells a watch why a user is not followed, once; false when it was told before. */
-  #deny({ error, told }, watch) {
-    if (told.get(watch) === error.code) return false;
-    this.#tell([watch], 'onError', error);
-    told.set(watch, error.code);
-    return true;
+  // A user is not followed: tells those who watch why, each once. False when all knew.
+  #deny(id, error) {
+    const entry = this.#watched.get(id);
+    const news = [...entry.watches].filter((watch) => entry.told.get(watch) !== error.code);
+    Object.assign(entry, { user: null, error });
+    for (const watch of news) entry.told.set(watch, error.code);
+    this.#tell(news, 'onError', error);
+    return news.length > 0;
   }
 
-  /** Sets what is known of a user, and tells those who watch. */
   #set(entry, user, stale) {
     entry.user = Object.freeze({ ...user, stale });
     this.#tell(entry.watches, 'callback', entry.user);
   }
 
-  /** Calls watches back, behind what is under way, unless another user has begun meanwhile. */
+  // Calls watches back, behind what is under way, unless another user has begun meanwhile.
   #tell(watches, name, detail) {
     const sight = this.#sight;
     for (const watch of watches) {
@@ -862,7 +784,7 @@ export class PresenceService extends Target {
 
   // ---- Signs of life ----
 
-  /** Probes the line at every heartbeat; a timer that comes late is no harm. */
+  // Probes the line at every heartbeat; a timer that comes late is no harm.
   #beat() {
     if (this.#heartbeat === 0) return;
     this.#arm('heartbeat', Math.max(this.#heartbeat, SHORTEST), () => {
@@ -871,9 +793,9 @@ export class PresenceService extends Target {
     });
   }
 
-  /** Asks the server for a sign of life, if the pace allows it. Without one in time the socket is
-   *  replaced; but a timer that was late proves nothing (the page was frozen, the machine slept),
-   *  so the answer gets its time once more then. */
+  // Asks the server for a sign of life, if the pace allows it. Without one in time the socket is
+  // replaced; but a timer that was late proves nothing (the page was frozen, the machine slept),
+  // so the answer gets its time once more then.
   #probe(again = false) {
     const { probeTimeout } = this.#options;
     const attempt = this.#try;
@@ -882,16 +804,16 @@ export class PresenceService extends Target {
     this.#send('ping');
     this.#arm('probe', probeTimeout, () => {
       if (!again && this.#now() > due + probeTimeout) this.#probe(true);
-      else this.#lost(attempt, broken('no answer to a probe'), true);
+      else this.#lost(attempt, closeOf('no answer to a probe'), true);
     });
   }
 
-  /** Something has changed for the better: the line is probed, or tried at once, but not within
-   *  reconnectDelay of the last try and not before a time that the server asked for. */
+  // Something has changed for the better: the line is probed, or tried at once, but not within
+  // reconnectDelay of the last try and not before a time that the server asked for.
   #wake(why) {
     const { reconnectDelay } = this.#options;
     const now = this.#now();
-    if (this.#state === 'connected') {
+    if (this.#connected) {
       if (now - this.#heard > ALIVE) this.#probe();
       return;
     }
@@ -903,19 +825,20 @@ export class PresenceService extends Target {
     else this.#arm('retry', earliest - now, () => this.#connect(true));
   }
 
-  /** Listens to the page, where there is one. */
   #listen() {
     const add = (target, names) => this.#ofPage(() => {
       if (typeof target?.addEventListener !== 'function') return;
-      this.#page.push([target, names]);
-      for (const name of names) target.addEventListener(name, this.#onPage);
+      for (const name of names) {
+        this.#page.push([target, name]);
+        target.addEventListener(name, this.#onPage);
+      }
     });
-    add(this.#window, WINDOW_EVENTS);
-    add(this.#document, DOCUMENT_EVENTS);
+    add(this.#window, ['online', 'offline', 'pagehide', 'pageshow']);
+    add(this.#document, ['visibilitychange', 'freeze', 'resume']);
     if (this.#unseen()) this.#hidden();
   }
 
-  /** Asks the page, or what is given for it. */
+  // Does something with the page, or what is given for it, which may throw.
   #ofPage(work) {
     try {
       return work();
@@ -925,62 +848,48 @@ export class PresenceService extends Target {
     }
   }
 
-  #unseen() {
-    return this.#ofPage(() => this.#document?.visibilityState === 'hidden');
-  }
+  #unseen() { return this.#ofPage(() => this.#document?.visibilityState === 'hidden'); }
 
-  /** What happens to the page. navigator.onLine is never asked: it is often wrong. */
+  // What happens to the page. navigator.onLine is never asked: it is often wrong.
   #onPage = ({ type, persisted }) => this.#step(() => {
     const hidden = this.#unseen();
     this.#log(`page: ${type}`);
     switch (type) {
     case 'offline': // perhaps: the probe will tell
-      if (this.#state === 'connected') this.#probe();
-      break;
-    case 'visibilitychange':
-      if (hidden) this.#hidden();
-      else this.#visible('visible');
+      if (this.#connected) this.#probe();
       break;
     case 'pagehide':
       // What ends is closed with 1001 by the browser itself. A page that is kept for the back
       // button must not keep its socket: nobody would hear the server any more.
-      if (persisted && this.#try) {
-        this.#lost(this.#try, { code: 1001, reason: 'pagehide', wasClean: true });
-      }
+      if (persisted && this.#try) this.#lost(this.#try, closeOf('pagehide', 1001, true));
       break;
     case 'freeze': // no timer will run
       this.#away();
       break;
-    case 'online':
-      this.#wake('online');
-      break;
-    default: // pageshow, resume
-      if (hidden) this.#wake(type);
+    default: // visibilitychange, online, pageshow, resume
+      if (hidden && type === 'visibilitychange') this.#hidden();
+      else if (hidden || type === 'online') this.#wake(type);
       else this.#visible(type);
     }
   });
 
-  /** Nobody sees the page: away after a while. */
-  #hidden() {
-    this.#arm('away', this.#options.awayAfter, () => this.#away());
-  }
+  #hidden() { this.#arm('away', this.#options.awayAfter, () => this.#away()); }
 
-  /** Nobody has seen the page for long, or nothing of it will run from now on. */
+  // Nobody has seen the page for long, or nothing of it will run from now on.
   #away() {
-    if (this.#options.awayAfter === Infinity) return;
-    this.#disarm('away');
-    this.#idle = true;
-    this.#change();
-    this.#sendStatus(true);
+    if (this.#options.awayAfter !== Infinity) this.#setIdle(true);
   }
 
-  /** Somebody sees the page. */
   #visible(why) {
-    this.#disarm('away');
-    this.#idle = false;
-    this.#change();
-    this.#sendStatus();
+    this.#setIdle(false);
     this.#wake(why);
+  }
+
+  #setIdle(idle) {
+    this.#disarm('away');
+    this.#idle = idle;
+    this.#change();
+    this.#sendStatus(idle);
   }
 
   // ---- Small things ----
@@ -991,27 +900,25 @@ export class PresenceService extends Target {
     return this.#idle && this.#chosen === 'online' ? 'away' : this.#chosen;
   }
 
-  /** Tells the server the status if it has another; not too often, unless `urgent`. */
+  // Tells the server the status if it has another; not too often, unless `urgent`.
   #sendStatus(urgent = false) {
     const status = this.#status();
-    const now = this.#now();
+    const wait = this.#sentAt + STATUS_PAUSE - this.#now();
     const again = () => this.#sendStatus();
-    if (this.#state !== 'connected' || status === this.#sent) return;
-    if (this.#sentAt + STATUS_PAUSE > now && !urgent) {
-      this.#arm('status', this.#sentAt + STATUS_PAUSE - now, again);
-      return;
+    if (!this.#connected || status === this.#sent) return;
+    if (wait > 0 && !urgent) this.#arm('status', wait, again);
+    else if (this.#pay(1, urgent ? '' : 'status', again) || urgent) {
+      this.#sent = status;
+      this.#sentAt = this.#now();
+      this.#send(JSON.stringify({ type: 'status', status }));
     }
-    if (!this.#pay(1, urgent ? '' : 'status', again) && !urgent) return;
-    this.#sent = status;
-    this.#sentAt = now;
-    this.#send(JSON.stringify({ type: 'status', status }));
   }
 
-  /** Sends the manual status, once; not too often either. */
+  // Sends the manual status, once; not too often either.
   #sendManual(urgent = false) {
     const text = this.#manual;
     const again = () => this.#sendManual();
-    if (this.#state !== 'connected' || !text || this.#timers.has('manual')) return;
+    if (!this.#connected || !text || this.#timers.has('manual')) return;
     if (!this.#pay(1, urgent ? '' : 'manual', again)) return;
     this.#manual = null;
     if (bytesOf(text) > this.#message) {
@@ -1022,8 +929,8 @@ export class PresenceService extends Target {
     this.#arm('manual', STATUS_PAUSE, again);
   }
 
-  /** Pays for a message by the pace that the server allows; false when it is too early: `work` is
-   *  done later. Without a `name` one more message may go: it cannot wait. */
+  // Pays for a message by the pace that the server allows; false when it is too early: `work` is
+  // done later. Without a `name` one more message may go: it cannot wait.
   #pay(cost, name = '', work = () => {}) {
     const now = this.#now();
     const most = this.#burst + this.#gap;
@@ -1037,7 +944,7 @@ export class PresenceService extends Target {
     return true;
   }
 
-  /** Sends text, if the socket still takes it; the probe or the close tells when it does not. */
+  // Sends text, if the socket still takes it; the probe or the close tells when it does not.
   #send(text) {
     this.#log(`send ${text}`);
     try {
@@ -1047,15 +954,10 @@ export class PresenceService extends Target {
     }
   }
 
-  /** What the page has, unless the options say otherwise. */
+  // What the page has, unless the options say otherwise.
   get #window() { return this.#options.window ?? globalThis; }
   get #document() { return this.#options.document ?? globalThis.document; }
   get #WebSocket() { return this.#options.WebSocket ?? globalThis.WebSocket; }
-
-  /** A delay with up to a tenth added, so that clients do not come back all at once. */
-  #jitter(delay) {
-    return Math.max(Math.min(delay, TIMER_MAX) * (1 + JITTER * this.#random()), SHORTEST);
-  }
 
   #random() {
     try {
@@ -1068,7 +970,7 @@ export class PresenceService extends Target {
     }
   }
 
-  /** Asks the clock; when it fails, our own goes on from there. */
+  // Asks the clock; when it fails, our own goes on from there.
   #read(name) {
     try {
       const ms = this.#options.clock[name]();
@@ -1080,12 +982,9 @@ export class PresenceService extends Target {
     }
   }
 
-  /** Ms by a clock that never goes back. */
-  #now() {
-    return (this.#latest = this.#read('now'));
-  }
+  // Ms by a clock that never goes back.
+  #now() { return (this.#latest = this.#read('now')); }
 
-  /** Takes our own clock from now on. */
   #ownClock(error) {
     const { now } = DEFAULTS.clock;
     const ahead = this.#latest - now();
@@ -1093,11 +992,11 @@ export class PresenceService extends Target {
     this.#error('clock_failed', `clock: ${words(error)}`);
   }
 
-  /** Runs `work` in `ms`; there is one timer of a name. */
+  // There is one timer of a name.
   #arm(name, ms, work) {
     const wait = Math.min(Math.max(ms, 0), TIMER_MAX);
     this.#disarm(name);
-    const due = this.#now() + wait;
+    const due = this.#now() + wait; // may change the clock
     const { clock } = this.#options;
     const timer = { id: null, due, clock };
     let early = true;
@@ -1121,7 +1020,7 @@ export class PresenceService extends Target {
     }
   }
 
-  /** Takes a timer back; whether there was one. */
+  // Whether there was one.
   #disarm(name) {
     const timer = this.#timers.get(name);
     try {
@@ -1130,8 +1029,7 @@ export class PresenceService extends Target {
     return this.#timers.delete(name);
   }
 
-  /** Goes to a state (or stays). When anything differs from the last snapshot, there is a new one
-   *  and an event. */
+  // Goes to a state, or stays. When anything differs from the last snapshot there is a new one.
   #change(state = this.#state) {
     const old = this.#snapshot;
     if (state !== this.#state) {
@@ -1139,16 +1037,11 @@ export class PresenceService extends Target {
       this.#lastChange = this.#read('time');
       this.#state = state;
     }
+    const connected = this.#connected;
+    const attempt = connected ? 0 : Math.min(this.#attempt, this.#options.maxReconnectAttempts);
     /** @type {Snapshot} */
-    const next = {
-      state,
-      connected: state === 'connected',
-      userId: this.#userId,
-      attempt: state === 'connected' ? 0
-        : Math.min(this.#attempt, this.#options.maxReconnectAttempts),
-      status: this.#status(),
-      lastChange: this.#lastChange,
-    };
+    const next = { state, connected, userId: this.#userId, attempt, status: this.#status(),
+      lastChange: this.#lastChange };
     if (old && Object.keys(next).every((key) => next[key] === old[key])) return;
     this.#snapshot = Object.freeze(next);
     if (old) this.#emit('change', this.#snapshot);
@@ -1159,21 +1052,20 @@ export class PresenceService extends Target {
     this.#emit('error', { code, message, final });
   }
 
-  /** Tells the application of something, behind the step. */
   #emit(type, detail) {
     const event = native ? new CustomEvent(type, { detail }) : { type, detail };
     this.#told.push(() => this.dispatchEvent(/** @type {any} */ (event)));
   }
 
-  /** Tells whoever sets this up what to mend, once: on the console, as a page that is not yet right
-   *  listens to no event. It goes to `debug`, where that is a function. */
+  // Tells whoever sets this up what to mend, once: on the console, as a page that is not yet right
+  // listens to no event. It goes to `debug`, where that is a function.
   #advise(text) {
     if (this.#advised.has(text) || this.#advised.size >= REFUSED) return;
     this.#advised.add(text);
     this.#log(text, 'warn');
   }
 
-  /** One step for the console; a token is in none of them. */
+  // For the console; a token is in none of them.
   #log(text, level = 'log') {
     const { debug } = this.#options;
     if (!debug && level === 'log') return;

@@ -1,8 +1,7 @@
 'use client';
 // SPDX-License-Identifier: MIT
-/* React: usePresenceStatus() is what the presence client is doing, usePresence() how others are,
- * kept up to date. For React 18 and 19, StrictMode and server rendering. Starting and stopping
- * presence is up to whoever knows about login and logout. See use-presence-status.d.ts. */
+/* React 18 and 19, StrictMode and server rendering: see use-presence-status.d.ts. Starting and
+ * stopping presence is up to whoever knows about login and logout. */
 
 import { useCallback, useMemo, useSyncExternalStore } from 'react';
 import { presenceService } from './presence.js';
@@ -11,13 +10,12 @@ import { presenceService } from './presence.js';
 const NOTHING = Object.freeze({
   state: 'idle', connected: false, userId: null, attempt: 0, status: 'online', lastChange: null,
 });
-const onServer = () => NOTHING;
 
 /** The snapshot of a presence client; renders again when it changes. */
 export function usePresenceStatus(service = presenceService) {
   const subscribe = useCallback((changed) => service.on('change', changed), [service]);
   const snapshot = useCallback(() => service.getSnapshot(), [service]);
-  return useSyncExternalStore(subscribe, snapshot, onServer);
+  return useSyncExternalStore(subscribe, snapshot, () => NOTHING);
 }
 
 const NOBODY = new Map();
@@ -38,38 +36,33 @@ function follow(ids, service) {
   const read = () => new Map(ids.map((id) => [id, service.getUser(id)]).filter(([, user]) => user));
   let users = read();
   let planned = false;
-  return {
-    get: () => users,
-    subscribe(changed) {
-      const plan = () => {
-        if (!planned) {
-          queueMicrotask(() => { // behind the others of this message
-            planned = false;
-            const now = read();
-            if (now.size === users.size && [...now].every(([id, user]) => users.get(id) === user)) {
-              return;
-            }
-            users = now;
-            changed();
-          });
-        }
-        planned = true;
-      };
-      const ends = ids.map((id) => {
-        try {
-          return service.watch([id], plan, plan);
-        } catch (error) { // one that cannot be must not take the page down
-          console.error(`usePresence: ${error.message}`);
-          return () => {};
-        }
-      });
-      ends.push(service.on('change', () => { // when another user starts, all is forgotten
-        if ([...users.keys()].some((id) => !service.getUser(id))) plan();
-      }));
-      plan(); // what has changed since it was rendered
-      return () => ends.forEach((end) => end());
-    },
+  const subscribe = (changed) => {
+    const update = () => {
+      planned = false;
+      const now = read();
+      if (now.size === users.size && [...now].every(([id, user]) => users.get(id) === user)) return;
+      users = now;
+      changed();
+    };
+    const plan = () => {
+      if (!planned) queueMicrotask(update); // behind the others of this message
+      planned = true;
+    };
+    const ends = ids.map((id) => {
+      try {
+        return service.watch([id], plan, plan);
+      } catch (error) { // one that cannot be must not take the page down
+        console.error(`usePresence: ${error.message}`);
+        return () => {};
+      }
+    });
+    ends.push(service.on('change', () => { // when another user starts, all is forgotten
+      if ([...users.keys()].some((id) => !service.getUser(id))) plan();
+    }));
+    plan(); // what has changed since it was rendered
+    return () => ends.forEach((end) => end());
   };
+  return { get: () => users, subscribe };
 }
 
 /** The users with these ids; renders again when one of them changes. */

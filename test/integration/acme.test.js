@@ -425,26 +425,28 @@ async function aged(t) {
   return { fake, copy };
 }
 
-for (const moment of ['before', 'after']) {
-  test(`kill -9 at every request of a renewal, ${moment} it has its effect`, { timeout: 120000 * slow }, async (t) => {
-    const { fake, copy } = await aged(t);
-    let k = 0;
-    for (let killed = true; killed;) {
-      const from = fake.requests.length + ++k;
-      const orders = fake.steps('order').length;
-      killed = await interrupted(t, fake, copy(), moment, () => fake.requests.length >= from);
-      assert.ok(fake.steps('order').length - orders <= 2, `killed at ${k}: at most one order is lost`);
-    }
-    assert.ok(k >= 12, `${k} requests`);
-  });
-}
+sideBySide(() => {
+  for (const moment of ['before', 'after']) {
+    test(`kill -9 at every request of a renewal, ${moment} it has its effect`, { timeout: 120000 * slow }, async (t) => {
+      const { fake, copy } = await aged(t);
+      let k = 0;
+      for (let killed = true; killed;) {
+        const from = fake.requests.length + ++k;
+        const orders = fake.steps('order').length;
+        killed = await interrupted(t, fake, copy(), moment, () => fake.requests.length >= from);
+        assert.ok(fake.steps('order').length - orders <= 2, `killed at ${k}: at most one order is lost`);
+      }
+      assert.ok(k >= 12, `${k} requests`);
+    });
+  }
 
-test('kill -9, lost answers and refused nonces at random moments', { timeout: 120000 * slow }, async (t) => {
-  const seed = Date.now() % 1e6;
-  const roll = dice(seed);
-  t.diagnostic(`seed ${seed}`);
-  const { fake, copy } = await aged(t);
-  const data = copy();
-  fake.refuses = () => roll(6) === 0;
-  for (let i = 0; i < heavy(6, 2); i++) await interrupted(t, fake, data, roll(2) ? 'before' : 'after', () => roll(8) === 0);
+  test('kill -9, lost answers and refused nonces at random moments', { timeout: 120000 * slow }, async (t) => {
+    const seed = Date.now() % 1e6;
+    const roll = dice(seed);
+    t.diagnostic(`seed ${seed}`);
+    const { fake, copy } = await aged(t);
+    const data = copy();
+    fake.refuses = () => roll(6) === 0;
+    for (let i = 0; i < heavy(6, 2); i++) await interrupted(t, fake, data, roll(2) ? 'before' : 'after', () => roll(8) === 0);
+  });
 });

@@ -2,8 +2,8 @@
 // --webhook-url in a cluster: of three nodes one posts what happens at all of them, another goes on
 // when that one is gone, and nobody posts while nobody can know what the others do.
 const assert = require('node:assert/strict');
-const { test, start, startReceiver, connect, heartbeat, openEvents, get, stats, until, throughout, cleanup, dice, heavy,
-  slow } = require('./lib');
+const { test, start, startReceiver, connect, heartbeat, openEvents, get, stats, until, throughout, cleanup, delay, dice,
+  heavy, slow } = require('./lib');
 const { startRedis } = require('./lib/engine');
 
 const LOG = [/msg="cluster: /, /webhook: cannot deliver/, /webhook: \S+ takes changes again/];
@@ -35,7 +35,8 @@ async function startCluster(t, { count = 3, args = [] } = {}) {
 const streamed = (stream) => stream.events.filter((one) => one.event === 'change' && one.data.change !== 'connections').map((one) => one.data);
 const places = (events) => events.map((one) => [one.position, one.change, one.user?.user_id].join(' '));
 
-/** Users come and go by sockets at random nodes, until stop() is called. */
+/** Users come and go by sockets at random nodes, until stop() is called: many at first, and then a hundred a second, since
+ *  most of these tests wait meanwhile for a node to be taken for dead. */
 function load(nodes, seed) {
   const random = dice(seed);
   const held = [];
@@ -58,6 +59,7 @@ function load(nodes, seed) {
       if (!random(4) && !node.stopped && !node.asleep)
         held.push(await connect(node, `held-${number++}`).catch(() => null));
       for (let i = held.length - 1; i >= 0; i--) if (!held[i]) held.splice(i, 1);
+      if (number > heavy(2000, 400)) await delay(10);
     }
   })();
   return {

@@ -277,7 +277,7 @@ const CHECKS = {
   ),
 
   'every reason has words on the admin page': ({ source, words }) => differ(
-    [...words.matchAll(/^  \['(\w+)', '[^']+'\],$/gm)].map((match) => match[1]),
+    [...words.matchAll(/^  (\w+): '[^']+',$/gm)].map((match) => match[1]),
     table(source, 'REASON_TABLE').filter(([name]) => name !== 'NONE').map(([, , text]) => text),
   ),
 
@@ -385,7 +385,7 @@ const BREAKS = [
   ['every close code is in presence-protocol.7', 'protocol', '.It 4408 Ta', '.It 4409 Ta'],
   ['every close code is in the README', 'readme', '\n| 4408 |', '\n| 4409 |'],
   ['every reason is in presence-protocol.7', 'protocol', '.It Cm dropped Ta', '.It Cm broken Ta'],
-  ['every reason has words on the admin page', 'words', "['node_lost',", "['node_gone',"],
+  ['every reason has words on the admin page', 'words', '  node_lost: ', '  node_gone: '],
   ['every counter is in presence-protocol.7', 'protocol', 'presence_kicks_total Pq', 'presence_kicked_total Pq'],
   ['every counter is in presence-protocol.7', 'protocol', 'presence_cluster_joins_total Pq', 'presence_cluster_joined_total Pq'],
   ['every counter is in presence-protocol.7', 'source', 'X(kicks, "kicks_total"', 'X(kicks, "kicked_total"'],

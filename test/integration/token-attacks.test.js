@@ -6,7 +6,8 @@ const fs = require('node:fs');
 const path = require('node:path');
 const { once } = require('node:events');
 const { execFileSync, spawn } = require('node:child_process');
-const { test, start, tempDir, TokenKey, tokenKey, bearer, forge, hmac, seconds, refusal, connect, get, post, jose, until, run, tcp } = require('./lib');
+const { test, start, tempDir, TokenKey, tokenKey, bearer, forge, hmac, seconds, refusal, connect, get, post, until, run, tcp } = require('./lib');
+const jose = require('jose');
 const { binary } = require('./lib/variant');
 
 /** Refused as invalid on a socket and by HTTP, with an error that does not repeat the token. */

@@ -77,8 +77,8 @@ test('a page that is refused is told the flag that lets it in, in the answer and
   const pick = (list) => list[below(list.length)];
   const origins = ['https://app.example.com', 'http://localhost:5173', 'https://APP.example.com:443', 'capacitor://localhost', 'http://[2001:db8::1]:8080'];
   for (let i = 0; i < 40; i++) {
-    const name = Array.from({ length: 1 + below(20) }, () => pick('abcxyz019')).join('');
-    origins.push(`${pick(['http', 'https', 'HTTP'])}://${name}${pick(['', '.example', '.Example.com'])}x${pick(['', ':80', ':443', ':5173', ':65535'])}`);
+    const name = Array.from({ length: 1 + below(20) }, () => pick('abcxyz019')).join(''); // with a z behind it: 0x is a number, an address
+    origins.push(`${pick(['http', 'https', 'HTTP'])}://${name}${pick(['', '.example', '.Example.com'])}z${pick(['', ':80', ':443', ':5173', ':65535'])}`);
   }
   const beat = (one, Origin) => request(one, 'POST', '/api/presence/u/heartbeat', { headers: { Origin } });
   const flags = [];

@@ -454,6 +454,9 @@ static void rig_take_asks(struct rig *rig, struct rig_node *n)
             n->reading = ask->request;
             n->piece = 0;
             break;
+        case ENGINE_AGAIN:
+            if (rig->up && !n->down) rig_tell_up(rig, n);
+            break;
         }
         rig_ask_free(ask);
     }
@@ -466,12 +469,16 @@ static void rig_carry(struct rig *rig, struct rig_node *n)
     rig_take_asks(rig, n);
     if (rig->up && !n->down) rig_put_pieces(rig, n);
     if (!rig->up || n->down || !n->follows) return;
+    uint64_t acked = 0;
     for (size_t most = 1 + below64(&rig->seed, 8); most && n->sent < n->unsent_count; most--) {
+        acked = n->unsent[n->sent]->n;
         rig_append(rig, n, n->unsent[n->sent]);
         if (!n->unsent_count) return;
         n->sent++;
         if (rig->faults && !below64(&rig->seed, 12)) n->sent = 0; /* answers were lost: again */
     }
+    /* Not a tell of its own, which would take a step: the thread puts them together. */
+    if (acked && n->unsent[0]->incarnation == n->node.incarnation) n->node.acked = acked;
     if (n->sent == n->unsent_count && below64(&rig->seed, 2)) rig_forget(n);
     if (n->deaf) return;
     struct engine_tell *tell = NULL;

@@ -46,10 +46,10 @@ const PAGE = `<!doctype html><title>page</title><script type="module">
 </script>`;
 
 /** A server, a Chromium, and a site whose pages may use the server. */
-async function setup(t, { args = [] } = {}) {
+async function setup(t, { args = [], whole } = {}) {
   const site = await servePages(t, { '/': PAGE, '/other': '<title>other</title>other' });
   const server = await start(t, { args: [...args, '--allow-origin', site.origin] });
-  const context = await startChromium(t);
+  const context = await startChromium(t, { whole });
   const apiUrl = `http://127.0.0.1:${server.port}`;
   return { site, server, context, apiUrl };
 }
@@ -187,7 +187,7 @@ test('a duplicated tab has a socket of its own; closing one keeps the user onlin
 });
 
 test('into the back-forward cache and back: closed at once, connected at once', async (t) => {
-  const world = await setup(t);
+  const world = await setup(t, { whole: true });
   const user = unique('cache');
   const page = await openPage(world, user);
   await reach(page, 'connected');

@@ -122,7 +122,7 @@ test('a cut for longer than the grace time is a lost connection to the server', 
 /** Waits until the followed of a tab read like this: 'bob: in a meeting / busy / live'. */
 const untilFollowed = (page, wanted) => page.waitForFunction((lines) => {
   const found = [...document.querySelectorAll('#followed li')].map((li) =>
-    [...li.children].slice(1, -1).map((one) => one.textContent).join(' / ').trim());
+    [...li.querySelector('.about').children].map((one) => one.textContent).join(' / ').trim());
   return JSON.stringify(found) === JSON.stringify(lines);
 }, wanted);
 

@@ -1,16 +1,15 @@
 // SPDX-License-Identifier: MIT
 // The admin page: puts the parts together.
 
-import { atServer, hasToken, openStream, request, setToken, steady } from './api.js';
-import { drawChart, startChart } from './chart.js';
-import { drawCluster } from './cluster.js';
-import { showUser, shownUser, startDetail, userChanged } from './detail.js';
-import { byId, idle, on, setIcon, setText, tick } from './dom.js';
+import { atServer, onRefused, openStream, request, setToken, steady } from './api.js';
+import { drawChart } from './chart.js';
+import { showUser, shownUser, userChanged } from './detail.js';
+import { byId, idle, on, setIcon, setText, show, tick } from './dom.js';
 import { clockSeconds, count } from './format.js';
 import { drawList, drawTimes, select, startList } from './list.js';
 import { Model, parsePosition } from './model.js';
-import { drawHealth, drawServer, noteStats } from './server.js';
-import { Stored } from './stored.js';
+import { drawServer } from './server.js';
+import { pages, Stored } from './stored.js';
 import { ChangeStream, health } from './stream.js';
 
 const PAGE = 1000; // users a request
@@ -24,8 +23,15 @@ const HIDDEN = 30000; // a tab hidden this long gives its stream back: browsers 
 
 const model = new Model();
 const stream = new ChangeStream({ fetch: openStream, wake: schedule });
+const stored = new Stored({
+  request,
+  take(users, position) {
+    if (!model.page(users, position, true)) throw new Error('the server started anew');
+  },
+  wake: changed,
+});
 
-/** What is known of the server. */
+// What is known of the server.
 const fresh = () => ({
   running: false, // signed in, and data is shown
   loading: '', // how far the load is
@@ -33,38 +39,27 @@ const fresh = () => ({
   loaded: 0, // when that last ended
   problem: '', // of the last load
   stats: null,
-  known: null, // the last position the server is known to have had
-  knownAt: 0,
+  known: null, // the last position the server is known to have had, and since when: { epoch, seq, at }
   heard: 0, // when data last came
   drawn: 0,
   dirty: false, // the list changed since
   due: { stats: 0, history: 0, poll: Infinity }, // when to ask
 });
-const stored = new Stored({
-  request,
-  take(users, position) {
-    if (!model.page(users, position, true)) throw new Error('the server started anew');
-    state.dirty = true;
-  },
-  failed,
-  wake() {
-    state.dirty = true;
-    schedule();
-  },
-});
 let state = fresh();
 let hiddenSince = 0;
 
-/** How the connection is. */
 const connection = () => health(stream, {
   seen: model.seq,
   known: state.known?.epoch === model.epoch ? state.known.seq : 0,
-  knownAt: state.knownAt,
+  knownAt: state.known?.at,
   loading: state.loading || (model.complete ? '' : 'the list is not complete'),
   now: steady(),
 });
 
-/** What the list has to know to draw itself. */
+// Whether the store has to answer the question, too.
+const wantsStored = () => /offline|all/.test(model.query.filter);
+
+// What the list has to know to draw itself.
 function facts() {
   const limits = state.stats?.limits ?? {};
   return {
@@ -74,7 +69,7 @@ function facts() {
     current: connection().state === 'connected',
     loading: state.loading && !model.complete,
     reached: state.loaded > 0,
-    stored: /offline|all/.test(model.query.filter) ? stored : null,
+    stored: wantsStored() ? stored : null,
     known: state.stats?.users.known ?? 0,
     online: model.totals.users,
   };
@@ -85,13 +80,18 @@ function facts() {
 let frame = 0;
 let late = 0;
 
-/** Has step() called in the next frame, or within CALM: a hidden tab has no frames. */
+// Has step() called in the next frame, or within CALM: a hidden tab has no frames.
 function schedule() {
   frame ||= requestAnimationFrame(step);
   late ||= setTimeout(step, CALM);
 }
 
-/** Applies what has come, and draws what changed. */
+function changed() {
+  state.dirty = true;
+  schedule();
+}
+
+// Applies what has come, and draws what changed.
 function step() {
   cancelAnimationFrame(frame);
   clearTimeout(late);
@@ -99,13 +99,13 @@ function step() {
   if (!state.running) return;
   stream.take(CHANGES).forEach(apply);
   if (stream.phase === 'refused') checkSession();
-  const failed = /waiting|absent/.test(stream.phase);
-  if (failed && !state.loaded && !state.loader && !state.problem) load();
+  const alone = /waiting|absent/.test(stream.phase); // no stream begins the first load
+  if (alone && !state.loaded && !state.loader && !state.problem) load();
   if (stream.queue.length) schedule();
   if (!document.hidden) draw();
 }
 
-/** Takes one event of the stream. A stream that is not understood is begun anew. */
+// An event that is not understood begins the stream anew.
 function apply({ type, data }) {
   state.heard = steady();
   try {
@@ -125,16 +125,15 @@ function apply({ type, data }) {
   }
 }
 
-/** Notes how far the server is. */
+// Notes how far the server is.
 function hear(text) {
   const { known } = state;
   const position = parsePosition(text);
   if (!position || (known?.epoch === position.epoch && known.seq >= position.seq)) return;
-  state.known = position;
-  state.knownAt = steady();
+  state.known = { ...position, at: steady() };
 }
 
-/** Draws the list and the totals: at every change while it is short, seldom when it is long. */
+// Draws at every change while the list is short, seldom when it is long.
 function draw() {
   drawConnection();
   if (model.rows.size > LONG && steady() - state.drawn < CALM) {
@@ -148,43 +147,35 @@ function draw() {
   if (!model.complete && !stats) return;
   const totals = model.complete ? model.totals
     : { ...stats.users, users: stats.users.online, connections: stats.connections.current };
-  for (const name of ['users', 'connections', 'live', 'cached']) {
-    setText(byId(`count-${name}`), count(totals[name]));
-  }
+  for (const name of ['users', 'connections', 'live', 'cached']) setText(`count-${name}`, count(totals[name]));
   document.title = `${count(totals.users)} online \u2013 presence`;
 }
 
-/** A moment of this page as the server's clock showed it. */
+// A moment of this page as the server's clock showed it.
 const shown = (at) => clockSeconds(at + atServer() - steady());
 
-/** Draws how the connection is, and what is loaded. */
 function drawConnection() {
   const { state: how, text } = connection();
   const box = byId('connection');
   box.dataset.state = how;
   setIcon(box.querySelector('svg'), how);
-  setText(byId('connection-word'), { connected: 'Live', behind: 'Behind', broken: 'Broken' }[how]);
+  setText('connection-word', { connected: 'Live', behind: 'Behind', broken: 'Broken' }[how]);
   const broken = how === 'broken';
   const next = Math.min(state.due.poll, stream.phase === 'waiting' ? stream.nextTry : Infinity);
-  setText(byId('connection-text'), [
+  setText('connection-text', [
     text,
     broken && state.heard && `last data at ${shown(state.heard)}`,
     how !== 'connected' && state.loaded && `list refreshed at ${shown(state.loaded)}`,
     state.problem,
     broken && next < Infinity && `next try in ${Math.max(0, Math.ceil((next - steady()) / 1000))} s`,
   ].filter(Boolean).join(', '));
-  byId('stored').hidden = !stored.problem || !facts().stored;
-  setText(byId('stored-text'), `Offline users could not be loaded: ${stored.problem}.`);
+  show({ stored: stored.problem && wantsStored() });
+  setText('stored-text', `Offline users could not be loaded: ${stored.problem}.`);
 }
 
 // ---- Loading ----
 
-/** What to do when an answer is an error: the session may have ended. */
-function failed(error) {
-  if (error.status === 401) checkSession();
-}
-
-/** Loads everybody online, page by page in idle time. A later call ends an earlier one. */
+// Everybody online, page by page in idle time. A later call ends an earlier one.
 async function load() {
   state.loader?.abort();
   const { signal } = state.loader = new AbortController();
@@ -193,92 +184,64 @@ async function load() {
   if (!quiet) state.loading = 'loading the list';
   model.beginLoad();
   try {
-    let cursor = '';
     let seen = 0;
-    do {
-      const page = await request(`online-users?limit=${PAGE}${cursor}`, { signal });
+    for await (const { users, position, count: all } of pages(request, 'online-users', { limit: PAGE }, signal)) {
       await idle();
       if (signal.aborted) return;
-      hear(page.position);
-      if (stream.phase !== 'open' && page.position) model.adopt(parsePosition(page.position).epoch);
-      if (!model.page(page.users, page.position)) throw new Error('the server started anew');
-      seen += page.users.length;
+      hear(position);
+      if (stream.phase !== 'open' && position) model.adopt(parsePosition(position).epoch);
+      if (!model.page(users, position)) throw new Error('the server started anew');
+      seen += users.length;
       state.heard = steady();
-      state.dirty = true;
-      if (!quiet) state.loading = `loading ${count(seen)} of ${count(page.count)}`;
-      schedule();
-      cursor = page.next && `&cursor=${encodeURIComponent(page.next)}`;
-    } while (cursor);
+      if (!quiet) state.loading = `loading ${count(seen)} of ${count(all)}`;
+      changed();
+    }
     model.endLoad();
     state.loaded = steady();
     state.problem = '';
   } catch (error) {
     if (signal.aborted) return;
-    failed(error);
     state.problem = `last refresh failed, ${error.message}`;
   }
-  Object.assign(mine, { loader: null, loading: '', dirty: true });
+  Object.assign(mine, { loader: null, loading: '' });
   mine.due.poll = steady() + POLL;
-  schedule();
+  changed();
 }
 
-/** Asks for the totals, and how far the server is. */
 async function loadStats() {
   const mine = state;
   mine.due.stats = steady() + STATS;
   try {
-    const stats = mine.stats = await request('stats');
+    mine.stats = await request('stats');
     mine.heard = steady();
-    mine.dirty = true;
-    hear(stats.position);
-    noteStats(stats);
-    drawCluster(stats);
-    drawHealth(stats);
-    if (!byId('server').hidden) drawServer(stats);
-  } catch (error) {
-    failed(error);
-  }
-  schedule();
+    hear(mine.stats.position);
+    drawServer(mine.stats);
+  } catch { /* asked again soon; the stream tells how the connection is */ }
+  changed();
 }
 
-/** Asks for the samples of the overview; a server without a history is not asked again. */
+// A server without a history is not asked again.
 async function loadHistory() {
   state.due.history = steady() + HISTORY;
   try {
     await drawChart();
   } catch (error) {
     if (error.status === 404) state.due.history = Infinity;
-    failed(error);
   }
 }
 
-/** Asks the store for a question that is about offline users. */
 function askStored() {
-  const { filter, sort, descending } = model.query;
-  if (!/offline|all/.test(filter)) stored.clear();
+  const { sort, descending } = model.query;
+  if (!wantsStored()) stored.clear();
   else stored.ask(byId('search').value, sort === 'seen' ? `${descending ? '-' : ''}last_seen` : '');
   schedule();
 }
 
 // ---- Signing in and out ----
 
-/** Shows one part of the page: 'starting', 'login' or 'main'. */
-function show(part) {
-  for (const id of ['starting', 'login', 'main']) byId(id).hidden = id !== part;
-  byId('bar').hidden = part !== 'main';
-}
+const showData = (yes) => show({ starting: false, login: !yes, main: yes, bar: yes });
 
-/** Begins with the data, or with the form. */
-async function begin() {
-  try {
-    run(await session());
-  } catch (error) {
-    if (error.status) showLogin('', error.password);
-    else run({}); // no answer: tried again there
-  }
-}
-
-/** The session, or a rejection. A server without logins may give its data to anyone. */
+// The session, or a rejection. A server without logins may give its data to anyone.
 async function session() {
   let found;
   try {
@@ -292,46 +255,45 @@ async function session() {
   throw Object.assign(new Error(), { status: 401, password: found.password });
 }
 
-/**
- * Forgets what was shown, and shows the form with a message. Where there is no password, it asks for
- * what opens such a server, an admin's token, which is kept as long as this page is.
- */
+// Forgets what was shown, and shows the form. Where there is no password, it asks for an admin's
+// token, which is kept as long as this page is.
 function showLogin(message, password = !byId('login-form').dataset.token) {
   state.loader?.abort();
+  state = fresh();
   stored.clear();
   setToken('');
-  state = fresh();
-  byId('login-form').dataset.token = password ? '' : 'yes';
-  byId('login-why').hidden = password;
-  setText(byId('login-label'), password ? 'Admin password' : 'Token of an admin');
   stream.close('');
   stream.lastId = null;
   showUser(null);
   byId('kick-dialog').close();
   model.clear();
   drawList();
-  show('login');
+  byId('login-form').dataset.token = password ? '' : 'yes';
+  show({ 'login-why': !password });
+  setText('login-label', password ? 'Admin password' : 'Token of an admin');
+  setText('login-message', message);
+  showData(false);
   document.title = 'Sign in \u2013 presence';
-  setText(byId('login-message'), message);
   byId('password').focus();
 }
 
-/** Tries the password. */
 async function login(event) {
   event.preventDefault();
-  byId('login-button').disabled = true;
+  const button = byId('login-button');
+  const input = byId('password');
+  const { token } = byId('login-form').dataset;
   let text = '';
   let wait = 0;
-  const token = byId('login-form').dataset.token;
-  const { value } = byId('password');
+  button.disabled = true;
   try {
     if (token) {
-      if (!/^[\w.-]+$/.test(value.trim())) throw new Error('This is no token.');
-      setToken(value.trim());
+      const value = input.value.trim();
+      if (!/^[\w.-]+$/.test(value)) throw new Error('This is no token.');
+      setToken(value);
       await request('stats');
-      run({ expires_at: undefined });
-    } else run(await request('login', { method: 'POST', body: { password: value } }));
-    byId('password').value = '';
+      run({});
+    } else run(await request('login', { method: 'POST', body: { password: input.value } }));
+    input.value = '';
   } catch (error) {
     setToken('');
     if (error.status === 429) wait = error.retryAfter || 30;
@@ -339,22 +301,22 @@ async function login(event) {
       403: 'This token is not one of an admin ("admin":true).',
       404: 'This server has no admin password (--admin-password-file).',
       429: `Too many failures. Try again in ${wait} s.` }[error.status] ?? error.message;
-    byId('password').select();
+    input.select();
   }
-  setText(byId('login-message'), text);
-  setTimeout(() => { byId('login-button').disabled = false; }, wait * 1000);
+  setText('login-message', text);
+  setTimeout(() => { button.disabled = false; }, wait * 1000);
 }
 
 async function logout() {
   try {
-    if (!hasToken()) await request('logout', { method: 'POST' });
+    if (!byId('login-form').dataset.token) await request('logout', { method: 'POST' });
     showLogin('You are signed out.');
   } catch (error) {
     state.problem = `not signed out, ${error.message}`;
   }
 }
 
-/** Something was refused: the form when the session has ended. */
+// Something was refused: perhaps the session has ended.
 async function checkSession() {
   if (!state.running || state.checking) return;
   state.checking = true;
@@ -367,40 +329,34 @@ async function checkSession() {
   state.checking = false;
 }
 
-/** Shows the data and keeps it up to date. */
 function run({ expires_at: until }) {
   Object.assign(state, { running: true, loading: 'loading the list' });
-  byId('logout').hidden = until === null; // not known: shown
-  byId('overview').hidden = true;
-  byId('chart-box').hidden = true;
-  show('main');
+  show({ logout: until !== null, overview: false, 'chart-box': false }); // not known: shown
+  showData(true);
   route();
   stream.open();
   second();
   schedule();
 }
 
-/** Shows what the address names: #/, #/server, #/user/ID. */
+// Shows what the address names: #/, #/server, #/user/ID.
 function route() {
   if (!state.running) return;
   const server = location.hash === '#/server';
-  byId('people').hidden = server;
-  byId('server').hidden = !server;
-  byId('nav-people').setAttribute('aria-current', server ? 'false' : 'page');
-  byId('nav-server').setAttribute('aria-current', server ? 'page' : 'false');
-  if (server && state.stats) drawServer(state.stats);
+  for (const [id, here] of [['people', !server], ['server', server]]) {
+    byId(id).hidden = !here;
+    byId(`nav-${id}`).setAttribute('aria-current', here && 'page');
+  }
   let id = null;
   try {
     id = decodeURIComponent(/^#\/user\/(.+)$/.exec(location.hash)?.[1] ?? '') || null;
-  } catch {
-    // not an id: nobody is shown
-  }
+  } catch { /* not an id: nobody is shown */ }
   const before = server ? null : shownUser();
   showUser(id);
   select(id, before);
 }
 
-/** Once a second: times tick, and what is due is asked for. */
+// Once a second: times tick, and what is due is asked for.
 function second() {
   const now = steady();
   const { running, due } = state;
@@ -417,33 +373,32 @@ function second() {
     if (stream.phase !== 'waiting') stream.open();
     load();
   }
-  tick(atServer());
+  tick();
   drawTimes();
   drawConnection();
 }
 
-/** The tab was hidden or shown. */
 function visibility() {
   hiddenSince = steady();
   if (document.hidden || !state.running) return;
   stream.open();
-  state.dirty = true;
   second();
-  schedule();
+  changed();
 }
 
-startList(model, facts, askStored, () => stored.more());
-startChart();
-const here = new URL('..', document.baseURI).href.replace(/\/$/, '');
-setText(byId('first-code'), `import { PresenceService } from '${here}/presence.js';
-new PresenceService({ apiUrl: '${here}' }).startPresence('alice');`);
-startDetail(() => { location.hash = '#/'; }, checkSession);
-on('refresh', 'click', () => {
+function refresh() {
   stream.open();
   load();
   loadStats();
   loadHistory();
-});
+}
+
+startList(model, facts, askStored, () => stored.more());
+onRefused(checkSession);
+const here = new URL('..', document.baseURI).href.replace(/\/$/, '');
+setText('first-code', `import { PresenceService } from '${here}/presence.js';
+new PresenceService({ apiUrl: '${here}' }).startPresence('alice');`);
+on('refresh', 'click', refresh);
 on('more', 'click', () => stored.again());
 on('logout', 'click', logout);
 on('login-form', 'submit', login);
@@ -451,4 +406,7 @@ addEventListener('hashchange', route);
 addEventListener('online', () => state.running && stream.open());
 document.addEventListener('visibilitychange', visibility);
 setInterval(second, 1000);
-begin();
+session().then(run, ({ status, password }) => {
+  if (status) showLogin('', password);
+  else run({}); // no answer: tried again there
+});

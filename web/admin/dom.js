@@ -6,30 +6,41 @@ import { pieces, visible } from './format.js';
 
 export const byId = (id) => document.getElementById(id);
 
-/** Has `work` done at every event of a kind on the element with this id. */
 export const on = (id, kind, work) => byId(id).addEventListener(kind, work);
 
-/** Sets attributes and adds children; strings become text. */
+// Shows elements, or hides them: { id: whether it is seen }.
+export function show(wanted) {
+  for (const [id, seen] of Object.entries(wanted)) byId(id).hidden = !seen;
+}
+
+export const fill = (id, ...children) => byId(id).replaceChildren(...children);
+
 function dress(made, attributes, children) {
   for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
   made.append(...children);
   return made;
 }
 
-export function element(name, attributes = {}, ...children) {
-  return dress(document.createElement(name), attributes, children);
-}
+export const element = (name, attributes = {}, ...children) =>
+  dress(document.createElement(name), attributes, children);
 
-export function svg(name, attributes = {}, ...children) {
-  return dress(document.createElementNS('http://www.w3.org/2000/svg', name), attributes, children);
-}
+export const svg = (name, attributes = {}, ...children) =>
+  dress(document.createElementNS('http://www.w3.org/2000/svg', name), attributes, children);
 
-/** Sets an element's text, and touches it only when it differs. */
+export const muted = (...children) => element('span', { class: 'muted' }, ...children);
+export const cell = (...children) => element('td', {}, ...children);
+export const heading = (...children) => element('th', { scope: 'row' }, ...children);
+
+// A text that says how good it is: 'good', 'warn' or 'bad'.
+export const state = (how, text) => element('span', { class: 'state', 'data-state': how }, text);
+
+// Touches an element, or the one with this id, only when its text differs.
 export function setText(target, text) {
-  if (target.textContent !== text) target.textContent = text;
+  const found = typeof target === 'string' ? byId(target) : target;
+  if (found.textContent !== `${text}`) found.textContent = text;
 }
 
-/** The shapes of statuses, sources and connections: filled ones, then lines. */
+// Shapes: filled ones, then lines.
 const FILLED = {
   online: 'M8 2.5a5.5 5.5 0 1 0 .1 0z',
   away: 'M9.5 2.6a5.5 5.5 0 1 0 4 8.3A5.6 5.6 0 0 1 9.5 2.6z',
@@ -56,7 +67,7 @@ export function setIcon(drawing, name) {
     class: name in LINES ? 'stroke' : '' }));
 }
 
-/** A drawing. It says nothing to screen readers: words stand beside it. */
+// A drawing. It says nothing to screen readers: words stand beside it.
 function icon(name) {
   const drawing = svg('svg', { class: 'icon', viewBox: '0 0 16 16', 'aria-hidden': 'true' });
   setIcon(drawing, name);
@@ -65,51 +76,51 @@ function icon(name) {
 
 for (const one of document.querySelectorAll('[data-icon]')) one.replaceWith(icon(one.dataset.icon));
 
-/** A place where a line may break: in an id behind @, dots and the like. */
 const breakable = (text) => text.split(/(?<=[@._/:-])/).flatMap((part, i) =>
   (i ? [element('wbr'), part] : [part]));
 
-/** Text of others, isolated so that it cannot turn what stands around it; what misleads is a chip. */
+// Text of others, isolated so that it cannot turn what stands around it; what misleads is a chip.
 export const foreign = (text) => element('bdi', { class: 'id' }, ...pieces(text).flatMap(
   ({ text: part, code }) => (code ? [element('span', { class: 'chip' }, code)] : breakable(part))));
 
-/** A status or source in words and shape; setBadge makes it show one. */
+// A status or source in words and shape; setBadge makes it show one.
 export function badge(value = 'offline') {
   const made = element('span', { class: 'badge' }, icon(value), element('span'));
   setBadge(made, value);
   return made;
 }
 
-/** `shape` is another one than that of the value, or false. */
+// `shape` is another one than that of the value, or false.
 export function setBadge(made, value, shape = false) {
   made.dataset.value = value;
   setIcon(made.firstChild, shape || value);
   setText(made.lastChild, visible(value));
 }
 
-/** A definition list's entries from [name, ...values]. */
-export const facts = (entries) => entries.map(([label, ...values]) =>
-  element('div', {}, element('dt', {}, label), element('dd', {}, ...values)));
+// Fills a definition list with entries [name, ...values].
+export const fillFacts = (id, entries) => fill(id, ...entries.map(([label, ...values]) =>
+  element('div', {}, element('dt', {}, label), element('dd', {}, ...values))));
 
-/** What shows a relative time: element -> its words at a given time. */
+// Texts that tick() keeps up to date: element -> its words at a given time.
 const ticking = new Map();
 
-/** A text that tick() keeps up to date: `words` of the time now. */
 export function ticker(words) {
-  const made = element('span', { class: 'ticks' }, words(atServer()));
+  const made = element('span', {}, words(atServer()));
   ticking.set(made, words);
   return made;
 }
 
-/** Brings every relative time up to date, and forgets those that left the page. */
-export function tick(now) {
+export const since = (at, words) => ticker((now) => words(Math.max(0, now - new Date(at))));
+
+// Forgets those that left the page.
+export function tick() {
   for (const [target, words] of ticking) {
-    if (target.isConnected) setText(target, words(now));
+    if (target.isConnected) setText(target, words(atServer()));
     else ticking.delete(target);
   }
 }
 
-/** Runs a generator in slices of a few milliseconds, so that the page stays responsive. */
+// Runs a generator in slices, so that the page stays responsive.
 export async function inSlices(steps) {
   for (;;) {
     const until = performance.now() + 8;
@@ -118,10 +129,8 @@ export async function inSlices(steps) {
   }
 }
 
-/** Resolves when the browser has time, within 100 ms. */
-export function idle() {
-  return new Promise((resolve) => {
-    if (window.requestIdleCallback) requestIdleCallback(resolve, { timeout: 100 });
-    else setTimeout(resolve, 0);
-  });
-}
+// Resolves when the browser has time, within 100 ms.
+export const idle = () => new Promise((resolve) => {
+  if (window.requestIdleCallback) requestIdleCallback(resolve, { timeout: 100 });
+  else setTimeout(resolve, 0);
+});

@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: MIT
 // What would be wrong with the server, and how fast it counts, from /admin/stats. Pure.
 
-import { ago, brief, bytes, certificateText, count, lasting, plural, visible } from './format.js';
+import { ago, brief, certificateText, count, lasting, plural, visible } from './format.js';
 
-const LATE = 1000; // ms after which a change in the cluster's log is late
-const APART = 500; // ms between two clocks of which the server warns, too
+export const LATE = 1000; // ms after which a change in the cluster's log is late
+export const APART = 500; // ms between two clocks of which the server warns, too
 const LONG = 600; // seconds that a command may read the store
 const FULL = 0.9; // of the connections allowed
 
-/** What should not be counted up: a counter, what it says, and what to do. */
+// What should not be counted up: a counter, what it says, and what to do.
 const COUNTED = [
   ['accept_errors', 'connections could not be accepted', 'raise ulimit -n'],
   ['memory_refused', 'requests were refused for memory', 'raise --max-request-memory'],
@@ -19,7 +19,6 @@ const COUNTED = [
   ['log_dropped', 'lines of the log were dropped', 'whoever reads stderr is too slow'],
 ];
 
-/** Problems of the cluster. */
 function clusterProblems({ state, log_delay_max_ms: delay, clock_offset_ms: apart, nodes, counters }) {
   const silent = nodes.filter((node) => node.state === 'silent').map(({ name }) => visible(name ?? '?'));
   return [
@@ -32,24 +31,22 @@ function clusterProblems({ state, log_delay_max_ms: delay, clock_offset_ms: apar
   ];
 }
 
-/**
- * What is wrong, worst first, as [state, sentence]; nothing when all is well. `grown` are counters
- * that grew lately: name -> { by, at }.
- */
+// What is wrong, worst first, as [state, sentence]; nothing when all is well. `grown` are counters
+// that grew lately: name -> { by, at }.
 export function problems(stats, grown, now) {
-  const { store, connections, webhook, cluster, certificates = [], acme } = stats;
-  const { current, limit } = connections;
+  const { store, connections: { current, limit }, webhook, cluster, certificates, acme } = stats;
+  const why = visible(store.problem ?? '');
   const found = [
-    !store.writable && ['bad', `The store cannot be written: ${visible(store.problem ?? '')}. Who is online `
-      + 'is right; what changes is lost with a restart.'],
-    store.readable === false && ['bad', `The store cannot be read: ${visible(store.problem ?? '')}.`],
+    !store.writable && ['bad', `The store cannot be written: ${why}. Who is online is right; what `
+      + 'changes is lost with a restart.'],
+    store.readable === false && ['bad', `The store cannot be read: ${why}.`],
     store.oldest_reader_seconds > LONG && ['warn', 'A command has been reading the store for '
       + `${lasting(store.oldest_reader_seconds * 1000)}; its file grows meanwhile.`],
     limit > 0 && current >= FULL * limit && ['warn', `${count(current)} of ${count(limit)} connections are `
       + 'taken: raise --max-connections or ulimit -n.'],
     ...certificates.map(({ names, not_after: end }) => {
-      const { text, state } = certificateText(end, now, acme);
-      return state !== 'good' && [state, `The certificate of ${names.map(visible).join(', ')} ${text}.`];
+      const [how, text] = certificateText(end, now, acme);
+      return how !== 'good' && [how, `The certificate of ${names.map(visible).join(', ')} ${text}.`];
     }),
     acme?.last_error && ['warn', `No new certificate could be had: ${visible(acme.last_error)}.`],
     webhook?.last_error && ['warn', `The webhook fails: ${visible(webhook.last_error)}; ${
@@ -65,14 +62,13 @@ const KEPT = 600000; // ms that a counter which grew is told of
 const RATED = ['joins', 'leaves', 'status_changes', 'upgrades', 'messages', 'updates', 'requests',
   'request_errors', 'store_commits', 'webhook_deliveries'];
 
-/** Compares one look at the counters with the next. */
 export class Looks {
-  last = null; // { at, counters, epoch }
+  last = null; // { at, counters, started }
   grown = {}; // see problems()
   rates = []; // [name, a second]
   over = 0; // ms that the rates are of
 
-  /** The totals of a moment (by the server's clock). */
+  // The totals of a moment (by the server's clock).
   note({ counters, started_at: started, uptime_seconds: uptime }, now) {
     const same = this.last?.started === started;
     const before = same ? this.last : { at: now - uptime * 1000, counters: {} };
@@ -88,14 +84,3 @@ export class Looks {
     this.last = { at: now, counters, started };
   }
 }
-
-/** Counters in two lists of [name, value]: those that have counted, and the zeros. */
-export function sorted(counters, cluster = {}) {
-  const all = [...Object.entries(counters), ...Object.entries(cluster).map(([name, value]) =>
-    [`cluster ${name}`, value])].map(([name, value]) => [name.replaceAll('_', ' '), value]);
-  return [all.filter(([, value]) => value), all.filter(([, value]) => !value)];
-}
-
-/** Memory in words. */
-export const memoryText = ({ resident_bytes: all, anonymous_bytes: own }) =>
-  `${bytes(all)}, ${bytes(own)} of its own`;

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: MIT
 // The list of users: a table with one page of the view. Only cells that differ are touched.
 
-import { badge, byId, element, foreign, inSlices, on, setBadge, setText } from './dom.js';
+import { shownUser } from './detail.js';
+import { badge, byId, element, foreign, heading, inSlices, on, setBadge, setText, show } from './dom.js';
 import { count, csvHead, csvUser, lasting, lastSeenText, plural, reasonText } from './format.js';
 import { rangeText, searchText } from './stored.js';
 
@@ -15,11 +16,9 @@ let facts; // tells what is needed to draw, see admin.js
 let changed; // called when another question is asked
 let wanted; // called when the end of what is loaded is near
 let page = 0;
-let selected = null; // the user whose details are open
 let asked = 0; // number of the last question
 let told = 0; // and of the last one whose users were counted
 
-/** Connects the list with its model and the page's controls. */
 export function startList(theModel, theFacts, whenChanged, whenWanted) {
   [model, facts, changed, wanted] = [theModel, theFacts, whenChanged, whenWanted];
   let typing;
@@ -29,10 +28,9 @@ export function startList(theModel, theFacts, whenChanged, whenWanted) {
   });
   on('search-form', 'submit', (event) => event.preventDefault());
   on('filter', 'change', () => ask({ filter: byId('filter').value }));
-  on('first', 'click', () => go(0));
-  on('previous', 'click', () => go(page - 1));
-  on('next', 'click', () => go(page + 1));
-  on('last', 'click', () => go(Infinity));
+  for (const [id, step] of Object.entries({ first: -Infinity, previous: -1, next: 1, last: Infinity })) {
+    on(id, 'click', () => go(page + step));
+  }
   on('everyone', 'click', () => {
     byId('filter').value = 'all';
     ask({ filter: 'all' });
@@ -57,33 +55,32 @@ function go(number) {
   drawList();
 }
 
-/** Asks something else of the view and shows its first page. */
 async function ask(query) {
   const number = ++asked;
-  byId('users').setAttribute('aria-busy', 'true');
+  const busy = (yes) => byId('users').setAttribute('aria-busy', yes);
+  busy(true);
   const ready = inSlices(model.ask(query));
   changed(); // the store is asked meanwhile
   await ready;
   if (number !== asked) return;
-  byId('users').setAttribute('aria-busy', 'false');
+  busy(false);
   go(0);
 }
 
-/** Tells screen readers how many were found to the last question, once that is known. */
+// Tells screen readers how many were found, once that is known.
 function tellFound({ stored }) {
   if (told === asked || model.building || stored?.busy) return;
   told = asked;
-  setText(byId('found'), `${plural(model.view.length, 'user')} found`);
+  setText('found', `${plural(model.view.length, 'user')} found`);
 }
 
-/** What is said where there are no users: [title, text, whether everyone known can be searched]. */
+// What is said where there are no users: [title, text, whether everyone known can be searched].
 function emptyWords({ loading, reached, stored, known }) {
   const { text, filter } = model.query;
   if (loading) return ['Loading the list', ''];
   if (!reached) return ['No data yet', 'The server does not answer.'];
-  if (stored?.busy || stored?.problem) {
-    return ['No user yet', stored.text || stored.problem ? searchText(stored, known) : ''];
-  }
+  const searching = stored && (stored.text || stored.problem) ? searchText(stored, known) : '';
+  if (stored?.busy || stored?.problem) return ['No user yet', searching];
   if (!text && filter === 'online') {
     return ['Nobody is online', 'Users appear here as soon as they connect. A page makes the first:'];
   }
@@ -91,7 +88,7 @@ function emptyWords({ loading, reached, stored, known }) {
   return [text ? 'Nobody online matches' : 'No user online is like this', '', text !== ''];
 }
 
-/** Draws the page and the pager. Who has the focus keeps it in another line. */
+// Draws the page and the pager. Who has the focus keeps it in another line.
 export function drawList() {
   model.flush();
   const { view, query } = model;
@@ -103,65 +100,57 @@ export function drawList() {
   const focused = slots.find(({ link }) => link === document.activeElement)?.row.id;
   while (slots.length < shown.length) slots.push(makeSlot());
   while (slots.length > shown.length) slots.pop().tr.remove();
-  shown.forEach((row, i) => fill(slots[i], row));
+  shown.forEach((row, i) => fillSlot(slots[i], row));
   if (focused !== undefined) slotOf(focused)?.link.focus();
   const all = facts();
-  const { loading, reached, stored, known, online } = all;
+  const { loading, stored } = all;
   tellFound(all);
   if (stored && !stored.text && from + 2 * SIZE >= total) wanted();
-  setText(byId('range'), rangeText({ from: from + 1, to: from + shown.length, total,
-    filter: query.filter }, stored, { known, online }));
-  for (const [id, off] of [['first', !page], ['previous', !page], ['next', page === last],
-    ['last', page === last]]) {
-    byId(id).setAttribute('aria-disabled', off); // disabled would lose the focus
+  setText('range', rangeText({ from: from + 1, to: from + shown.length, total, filter: query.filter },
+    stored, all));
+  for (const [id, end] of [['first', 0], ['previous', 0], ['next', last], ['last', last]]) {
+    byId(id).setAttribute('aria-disabled', page === end); // disabled would lose the focus
   }
   for (const { dataset, parentNode } of heads) {
     const order = query.descending ? 'descending' : 'ascending';
     parentNode.setAttribute('aria-sort', dataset.sort === query.sort ? order : 'none');
   }
-  byId('pager').hidden = !total || !(last || stored || query.text);
-  byId('pages').hidden = !last;
+  const [title, text, everyone] = emptyWords(all);
   byId('export').disabled = !total;
-  byId('users').hidden = !total && !loading;
-  byId('skeleton').hidden = total > 0 || !loading;
-  byId('empty').hidden = total > 0;
-  const [title, text, everyone] = emptyWords({ loading, reached, stored, known });
   byId('empty').classList.toggle('hide', Boolean(loading)); // the skeleton shows it to who sees
-  setText(byId('empty-title'), title);
-  setText(byId('empty-text'), text);
-  byId('everyone').hidden = !everyone;
-  byId('first-user').hidden = total > 0 || title !== 'Nobody is online';
+  setText('empty-title', title);
+  setText('empty-text', text);
+  show({ pager: total && (last || stored || query.text), pages: last, users: total || loading,
+    skeleton: !total && loading, empty: !total, everyone,
+    'first-user': !total && title === 'Nobody is online' });
   drawTimes();
 }
 
 function makeSlot() {
-  const link = element('a');
-  const note = element('span', { class: 'muted note' });
-  const status = badge();
-  const why = element('span', { class: 'muted why' });
-  const source = badge();
-  const [devices, since, seen] = ['devices', 'since', 'seen'].map((name) =>
+  const [link, note, why] = [element('a'), element('span', { class: 'muted note' }),
+    element('span', { class: 'muted why' })];
+  const [status, source] = [badge(), badge()];
+  const [known, devices, since, seen] = ['source', 'devices', 'since', 'seen'].map((name) =>
     element('td', { class: `c-${name}` }));
-  const tr = element('tr', {}, element('th', { scope: 'row' }, link, note),
-    element('td', {}, status, why), element('td', { class: 'c-source' }, source), devices, since, seen);
+  known.append(source);
+  const tr = element('tr', {}, heading(link, note), element('td', {}, status, why), known, devices, since, seen);
   byId('rows').append(tr);
-  return { tr, link, note, status, why, source, devices, since, seen, row: null };
+  return { tr, link, note, status, why, source, devices, since, seen };
 }
 
-function fill(slot, row) {
+function fillSlot(slot, row) {
   if (slot.row === row) return;
   if (slot.row?.id !== row.id) {
     slot.link.href = `#/user/${encodeURIComponent(row.id)}`;
     slot.link.replaceChildren(foreign(row.id));
-    slot.tr.setAttribute('aria-current', row.id === selected);
+    slot.tr.setAttribute('aria-current', row.id === shownUser());
   }
   if (slot.row?.message !== row.message) {
     slot.note.replaceChildren(...(row.message ? [' ', foreign(row.message)] : []));
   }
   slot.row = row;
   setBadge(slot.status, row.status, row.hidden && 'hidden');
-  const reason = row.reason && reasonText(row.reason);
-  setText(slot.why, [row.hidden && 'hidden', reason].filter(Boolean).map((one) => `, ${one}`).join(''));
+  setText(slot.why, (row.hidden ? ', hidden' : '') + (row.reason ? `, ${reasonText(row.reason)}` : ''));
   setBadge(slot.source, row.source);
   setText(slot.devices, count(row.connections));
 }
@@ -174,30 +163,26 @@ export function drawTimes() {
   }
 }
 
-/** The line of a user, if it is on the page. */
 const slotOf = (id) => slots.find(({ row }) => row.id === id);
 
-/** Marks the user whose details are open; the focus goes back to the one they were of before. */
+// Marks the user whose details are open; the focus goes back to the one they were of before.
 export function select(id, before) {
-  selected = id;
   for (const { tr, row } of slots) tr.setAttribute('aria-current', row.id === id);
   if (id === null && before !== null) (slotOf(before)?.link ?? byId('search')).focus();
 }
 
-/** Saves what the view holds, all pages, as CSV. */
 async function saveCsv() {
   const parts = [csvHead()];
   const { view } = model;
   await inSlices(function* lines() {
     for (let at = 0; at < view.length; at += CSV_STEP) {
-      const some = view.slice(at, at + CSV_STEP);
-      parts.push(some.map(csvUser).join(''));
+      parts.push(view.slice(at, at + CSV_STEP).map(csvUser).join(''));
       yield;
     }
   }());
-  const url = URL.createObjectURL(new Blob(parts, { type: 'text/csv;charset=utf-8' }));
+  const href = URL.createObjectURL(new Blob(parts, { type: 'text/csv;charset=utf-8' }));
   const stamp = new Date().toISOString().slice(0, 19).replace(/[:T]/g, '-');
-  element('a', { href: url, download: `presence-${stamp}.csv` }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 60000);
-  setText(byId('found'), `${count(view.length)} users saved`);
+  element('a', { href, download: `presence-${stamp}.csv` }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 60000);
+  setText('found', `${count(view.length)} users saved`);
 }

@@ -4,32 +4,28 @@
 
 export const KEEP_OFFLINE = 20000; // offline users; the longest gone are forgotten
 const SLICE = 4096; // rows put into a new view in one step
-const NONE = new Set();
 
 const RANK = { online: 0, busy: 1, away: 2, offline: 3, live: 0, cached: 1, stored: 2 };
 
-/** A position "EPOCH-SEQ" as { epoch, seq }, or null when it is none. */
+// "EPOCH-SEQ" as { epoch, seq }, or null.
 export function parsePosition(text) {
   const match = /^([0-9a-f]+)-(\d+)$/.exec(text ?? '');
   return match && { epoch: match[1], seq: Number(match[2]) };
 }
 
-/** A user of an answer as a row, which has every change up to number `seq`. */
-function makeRow(user, reason, seq) {
-  return {
-    id: user.user_id, online: user.online, status: user.status, source: user.source,
-    connections: user.connections, since: Date.parse(user.connected_at) || 0,
-    seen: Date.parse(user.last_seen) || 0, reason, seq,
-    statusRank: RANK[user.status] ?? 9, sourceRank: RANK[user.source] ?? 9,
-    message: user.message ?? '', hidden: user.invisible === true, // from all but admins
-    load: 0, // the load that last saw it
-  };
-}
+// A user of an answer as a row, which has every change up to number `seq`; `load` is the last that
+// saw it.
+const makeRow = ({ user_id: id, online, status, source, connections, connected_at: since, last_seen: seen,
+  message = '', invisible: hidden = false }, reason, seq) => ({
+  id, online, status, source, connections, message, hidden, reason, seq, load: 0, old: false,
+  since: Date.parse(since) || 0, seen: Date.parse(seen) || 0,
+  statusRank: RANK[status] ?? 9, sourceRank: RANK[source] ?? 9,
+});
 
-/** A text as searches see it: capitals do not count, by the server's rule, which is A to Z. */
-export const fold = (text) => text.replace(/[A-Z]/g, (one) => one.toLowerCase());
+// A text as searches see it: capitals do not count, by the server's rule, which is A to Z.
+const fold = (text) => text.replace(/[A-Z]/g, (one) => one.toLowerCase());
 
-/** The order of rows by one of their members, then by id. */
+// The order of rows by one of their members, then by id.
 function comparator(key, descending) {
   const sign = descending ? -1 : 1;
   return (a, b) => {
@@ -38,27 +34,12 @@ function comparator(key, descending) {
   };
 }
 
-/** A sorted list without some rows, and with others that are sorted too. */
-function merge(list, out, into, compare) {
-  const merged = [];
-  let next = 0;
-  for (const row of list) {
-    if (out.has(row)) continue;
-    while (next < into.length && compare(into[next], row) < 0) merged.push(into[next++]);
-    merged.push(row);
-  }
-  return merged.concat(into.slice(next));
-}
-
 export class Model {
   query = { text: '', filter: 'online', sort: 'id', descending: false };
   compare = comparator('id', false);
 
-  constructor() {
-    this.clear();
-  }
+  constructor() { this.clear(); }
 
-  /** Forgets everybody; the question stands. */
   clear() {
     this.rows = new Map(); // id -> row
     this.gone = new Set(); // ids of offline rows, the longest gone first
@@ -67,13 +48,13 @@ export class Model {
     this.complete = false; // everybody online has been loaded
     this.totals = { users: 0, connections: 0, live: 0, cached: 0 };
     this.view = []; // rows that match the query, in its order
-    this.changed = new Map(); // id -> its row when the view was last in order
+    this.changed = new Set(); // rows that came since the view was in order
     this.building = null; // the question a new view is being built for
     this.load = 0; // number of the last load
     this.loadStart = null; // the number its first page was of
   }
 
-  /** The server's run is this one: numbers of another mean nothing any more. */
+  // Numbers of another run of the server mean nothing any more.
   adopt(epoch) {
     if (epoch === this.epoch) return;
     this.epoch = epoch;
@@ -81,7 +62,7 @@ export class Model {
     for (const row of this.rows.values()) row.seq = 0;
   }
 
-  /** The stream begins anew at a position; what comes after it will be told. */
+  // The stream begins anew at a position; what comes after it will be told.
   reset(position) {
     const { epoch, seq } = parsePosition(position);
     this.adopt(epoch);
@@ -89,7 +70,7 @@ export class Model {
     this.complete = false; // what was before it is not known
   }
 
-  /** A change of the stream. False when an answer had it already. */
+  // A change of the stream. False when an answer had it already.
   change({ position, user, reason }) {
     const { epoch, seq } = parsePosition(position);
     if (epoch !== this.epoch) return false;
@@ -99,13 +80,12 @@ export class Model {
     return true;
   }
 
-  /** A load of everybody online begins. */
   beginLoad() {
     this.load++;
     this.loadStart = null;
   }
 
-  /** A page of the load, or of `stored` users. False when it is of another run of the server. */
+  // A page of the load, or of `stored` users. False when it is of another run of the server.
   page(users, position, stored = false) {
     const { epoch, seq } = parsePosition(position) ?? { epoch: this.epoch, seq: 0 };
     if (this.epoch === null) this.adopt(epoch);
@@ -122,7 +102,7 @@ export class Model {
     return true;
   }
 
-  /** The load saw everybody: who was not on it, and has no later change, is offline. */
+  // The load saw everybody: who was not on it, and has no later change, is offline.
   endLoad() {
     for (const row of [...this.rows.values()]) {
       if (row.online && row.load !== this.load && row.seq <= (this.loadStart ?? 0)) {
@@ -133,37 +113,35 @@ export class Model {
     this.complete = true;
   }
 
-  /** Takes a row in place of the user's last one. */
   put(row) {
-    const old = this.rows.get(row.id);
-    this.note(row.id, old);
+    this.drop(row.id);
     this.rows.set(row.id, row);
-    this.tally(old, -1);
+    this.changed.add(row);
     this.tally(row, 1);
-    this.gone.delete(row.id);
     if (!row.online) this.gone.add(row.id);
-    if (this.gone.size > KEEP_OFFLINE) {
-      const [id] = this.gone;
-      this.note(id, this.rows.get(id));
-      this.gone.delete(id);
-      this.rows.delete(id);
-    }
+    const [longest] = this.gone;
+    if (this.gone.size > KEEP_OFFLINE) this.drop(longest);
   }
 
-  /** Remembers what the view has of a user. */
-  note(id, old) {
-    if (!this.changed.has(id)) this.changed.set(id, old);
+  // Forgets a user, of whom the view may have the row yet.
+  drop(id) {
+    const row = this.rows.get(id);
+    if (!row) return;
+    row.old = true;
+    this.tally(row, -1);
+    this.rows.delete(id);
+    this.gone.delete(id);
+    this.changed.delete(row);
   }
 
-  /** Counts a row in (1) or out (-1). */
+  // Counts a row in (1) or out (-1).
   tally(row, sign) {
-    if (!row?.online) return;
+    if (!row.online) return;
     this.totals.users += sign;
     this.totals.connections += sign * row.connections;
     this.totals[row.source === 'live' ? 'live' : 'cached'] += sign;
   }
 
-  /** Whether a row belongs in the view. */
   matches(row) {
     const { text, filter } = this.query;
     const fits = { all: true, online: row.online, available: row.status === 'online',
@@ -171,23 +149,18 @@ export class Model {
     return fits && (!text || fold(row.id).includes(text));
   }
 
-  /** Brings the view up to date with all changes. True when it changed. */
+  // Brings the view up to date. True when it changed. A sort of two sorted runs is a merge.
   flush() {
     if (this.building || !this.changed.size) return false;
-    const out = new Set();
-    const into = [];
-    for (const [id, old] of this.changed) {
-      const row = this.rows.get(id);
-      if (old && this.matches(old)) out.add(old);
-      if (row && this.matches(row)) into.push(row);
-    }
+    const kept = this.view.filter((row) => !row.old);
+    const come = [...this.changed].filter((row) => this.matches(row)).sort(this.compare);
     this.changed.clear();
-    if (!out.size && !into.length) return false;
-    this.view = merge(this.view, out, into.sort(this.compare), this.compare);
+    if (!come.length && kept.length === this.view.length) return false;
+    this.view = kept.concat(come).sort(this.compare);
     return true;
   }
 
-  /** Asks something else of the view, in steps; a later call ends an earlier one. */
+  // Asks something else of the view, in steps; a later call ends an earlier one.
   *ask(query) {
     const mine = { ...this.query, ...query };
     mine.text = fold(mine.text);
@@ -200,7 +173,7 @@ export class Model {
       yield;
       if (this.building !== mine) return;
       const some = everyone.slice(at, at + SLICE).filter((row) => this.matches(row));
-      view = merge(view, NONE, some.sort(this.compare), this.compare);
+      view = view.concat(some.sort(this.compare)).sort(this.compare);
     }
     this.view = view;
     this.building = null;

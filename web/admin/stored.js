@@ -7,47 +7,52 @@ const PAGE = 1000; // users a request
 const NEAR = 50; // of those whose ids begin with what is searched, first
 export const MOST = 20000; // users loaded for one question
 
-/**
- * Loads users who are not online for one question after another. `request` is that of api.js; `take`
- * gets users and their position, `failed` why there are none; `wake` is called when something changed.
- */
-export class Stored {
-  text = null; // what is searched, '' for everybody, null before the first question
-  sort = '';
-  scanned = 0; // users looked at for it
-  found = 0; // users that came
-  busy = false;
-  done = false; // there are no more
-  full = false; // no more are loaded
-  problem = '';
-  cursor = null;
-  abort = null; // ends the requests under way
+// The pages of a list, each when it is wanted.
+export async function* pages(request, path, query, signal) {
+  for (let cursor = {}; cursor;) {
+    const answer = await request(`${path}?${new URLSearchParams({ ...query, ...cursor })}`, { signal });
+    yield answer;
+    cursor = answer.next && { cursor: answer.next };
+  }
+}
 
-  constructor({ request, take, failed, wake }) {
-    Object.assign(this, { request, take, failed, wake });
+// `request` is that of api.js; `take` gets users and their position; `wake` is called when something
+// changed.
+export class Stored {
+  constructor({ request, take, wake }) {
+    Object.assign(this, { request, take, wake });
+    this.clear();
   }
 
-  /** Forgets the question. */
+  // Forgets the question, and what still comes of it.
   clear() {
     this.abort?.abort();
-    Object.assign(this, { text: null, sort: '', scanned: 0, found: 0, busy: false, done: false,
-      full: false, problem: '', cursor: null, abort: null });
+    this.abort = new AbortController();
+    this.text = null; // what is searched, '' for everybody, null before the first question
+    this.sort = '';
+    this.list = null; // pages of users who are not online
+    this.scanned = 0; // users looked at for it
+    this.found = 0; // users that came
+    this.busy = false;
+    this.done = false; // there are no more
+    this.full = false; // no more are loaded
+    this.problem = '';
   }
 
-  /** Asks for users whose ids contain a text, in an order of the server's ('' for that of ids). */
+  // Asks for users whose ids contain a text, in an order of the server's ('' for that of ids).
   ask(text, sort = '') {
     if (text === this.text && sort === this.sort) return null;
     this.clear();
-    Object.assign(this, { text, sort });
-    return text ? this.run(() => this.search()) : this.more();
+    const query = { status: 'offline', limit: PAGE, ...(text && { q: text }), ...(sort && { sort }) };
+    Object.assign(this, { text, sort, list: pages(this.request, 'users', query, this.abort.signal) });
+    return this.more();
   }
 
-  /** Asks for the next page of everybody. */
   more() {
-    return this.busy || this.done || this.full || this.problem ? null : this.run(() => this.page({}));
+    return this.busy || this.done || this.full || this.problem ? null : this.run(this.abort.signal);
   }
 
-  /** Goes on after a failure. */
+  // Goes on after a failure.
   again() {
     if (this.busy || !this.problem) return null;
     const { text, sort } = this;
@@ -55,63 +60,42 @@ export class Stored {
     return this.ask(text, sort);
   }
 
-  /** Does some work, of which no more is heard once there is another question. */
-  async run(work) {
-    const { signal } = this.abort = new AbortController();
-    Object.assign(this, { busy: true, problem: '' });
+  // Takes the next page of everybody. Of a search, the ids that begin with the text, which the
+  // server looks up; then all that contain it, to the end.
+  async run(signal) {
+    const { text, list } = this;
+    const hand = ({ users, position }) => {
+      this.take(users, position);
+      this.wake();
+    };
+    this.busy = true;
     this.wake();
     try {
-      await work();
+      if (text) {
+        const query = new URLSearchParams({ prefix: text, limit: NEAR });
+        const near = await this.request(`users?${query}`, { signal });
+        if (!signal.aborted) hand(near);
+      }
+      while (!signal.aborted && this.busy) {
+        const { value } = await list.next();
+        if (signal.aborted) return;
+        const { users, scanned = users.length, next } = value;
+        this.found += users.length;
+        this.scanned += scanned;
+        this.done = !next;
+        this.full = this.found >= MOST;
+        this.busy = Boolean(text) && !this.done && !this.full;
+        hand(value);
+      }
     } catch (error) {
-      if (signal.aborted) return;
-      this.problem = error.message;
-      this.failed(error);
+      if (!signal.aborted) Object.assign(this, { busy: false, problem: error.message });
     }
-    if (signal.aborted) return;
-    this.busy = false;
-    this.wake();
-  }
-
-  /**
-   * Ids that begin with the text, of which the one that is the text comes first: the server looks
-   * these up. Then all that contain it, to the end.
-   */
-  async search() {
-    const { text, abort: { signal } } = this;
-    const query = new URLSearchParams({ prefix: text, limit: NEAR });
-    const { users, position } = await this.request(`users?${query}`, { signal });
-    if (!signal.aborted) this.hand(users, position);
-    while (!signal.aborted && !this.done && !this.full) await this.page({ q: text });
-  }
-
-  /** One page of those not online. */
-  async page(filter) {
-    const { signal } = this.abort;
-    const query = new URLSearchParams({ status: 'offline', limit: PAGE, ...filter });
-    if (this.sort) query.set('sort', this.sort);
-    if (this.cursor) query.set('cursor', this.cursor);
-    const { users, position, scanned, next } = await this.request(`users?${query}`, { signal });
-    if (signal.aborted) return;
-    this.found += users.length;
-    this.scanned += scanned ?? users.length;
-    this.cursor = next;
-    this.done = !next;
-    this.full = this.found >= MOST;
-    this.hand(users, position);
-  }
-
-  /** Hands users over. */
-  hand(users, position) {
-    this.take(users, position);
     this.wake();
   }
 }
 
-/**
- * Which part of the list is shown, and how far it is known: "1 to 50 of 120", "1 to 50 of 100,019
- * known, 20,566 loaded", "1 to 7 of 7, searching, 40,000 of 100,019". `stored` is null when only
- * users online are asked for; `known` how many there are in all, `online` how many of them are.
- */
+// "1 to 50 of 120", "1 to 50 of 100,019 known, 20,566 loaded", "1 to 7 of 7, searching, 40,000 of
+// 100,019". `stored` is null when only users online are asked for; `known` is how many there are.
 export function rangeText({ from, to, total, filter }, stored, { known, online }) {
   const here = `${count(from)} to ${count(to)} of`;
   if (!stored || (stored.done && !stored.text)) return `${here} ${count(total)}`;
@@ -123,7 +107,7 @@ export function rangeText({ from, to, total, filter }, stored, { known, online }
   return `${here} ${count(total)}${searchText(stored, known).replace(/^(?=.)/, ', ')}`;
 }
 
-/** How far a search of all known users is: '' when it is over. */
+// How far a search is; '' when it is over.
 export function searchText({ busy, full, problem, scanned }, known) {
   if (problem) return `the search stopped: ${problem}`;
   if (busy) return `searching, ${count(Math.min(scanned, known))} of ${count(known)}`;

@@ -10,13 +10,12 @@ const DEAD = 40000; // the same, and then the stream is ended
 const MAX_DELAY = 30000; // ms between two attempts
 const MAX_EVENT = 1 << 20; // characters
 
-/** Takes the text of a stream apart, however it is cut. */
 export class SseParser {
   rest = '';
   retry = null;
   event = { type: 'message', data: '', id: null };
 
-  /** More text has come: the events that ended with it. Throws when one does not end. */
+  // The events that ended with this text. Throws when one does not end.
   push(text) {
     const lines = (this.rest + text).split(/\r\n|\n|\r(?!$)/);
     this.rest = lines.pop();
@@ -24,7 +23,7 @@ export class SseParser {
     return lines.map((line) => this.line(line)).filter(Boolean);
   }
 
-  /** One whole line; the event that it ends, if it does. */
+  // The event that a line ends, if it does.
   line(line) {
     const { event } = this;
     if (line === '') {
@@ -40,15 +39,12 @@ export class SseParser {
   }
 }
 
-/** How long to wait before attempt number 1, 2 ...; `random` is in [0, 1). */
+// Ms before attempt number 1, 2 ...; `random` is in [0, 1).
 export function retryDelay(base, attempt, random) {
   return Math.round(Math.min(MAX_DELAY, base * 2 ** (attempt - 1)) * (1 + 0.1 * random));
 }
 
-/**
- * How the connection is: { state: 'connected' | 'behind' | 'broken', text }. `seen` is the last
- * change applied, `known` the last one the server has had, since `knownAt`.
- */
+// `seen` is the last change applied, `known` the last one the server has had, since `knownAt`.
 export function health(stream, { seen, known, knownAt, loading, now }) {
   const behind = (text) => ({ state: 'behind', text });
   if (stream.phase !== 'open') return { state: 'broken', text: stream.problem };
@@ -74,33 +70,28 @@ export class ChangeStream {
   abort = null; // ends the answer being read
   resume = null; // lets the reader go on
 
-  /** `fetch` takes the options of the request; `wake` is called when queue or phase changed. */
+  // `fetch` takes the options of the request; `wake` is called when queue or phase changed.
   constructor({ fetch, wake, random = Math.random, now = steady }) {
     Object.assign(this, { fetch, wake, random, now });
   }
 
-  /** Connects now, unless it is. */
-  open() {
-    if (this.phase !== 'open' && this.phase !== 'connecting') this.run();
-  }
+  open() { if (this.phase !== 'open' && this.phase !== 'connecting') this.run(); }
 
-  /** Ends the stream. What was not applied is asked for again by the next one. */
+  // Ends the stream. What was not applied is asked for again by the next one.
   close(problem, phase = 'closed') {
     this.abort?.abort();
-    this.abort = null;
     this.queue = [];
     this.resume?.();
     Object.assign(this, { phase, problem });
     this.wake();
   }
 
-  /** The stream is broken; it is tried again later. */
   fail(problem) {
     this.nextTry = this.now() + retryDelay(this.base, ++this.attempt, this.random());
     this.close(problem, 'waiting');
   }
 
-  /** Takes the oldest events out, at most `max`. */
+  // The oldest events, at most `max`.
   take(max) {
     const taken = this.queue.splice(0, max);
     this.lastId = taken.at(-1)?.id ?? this.lastId;
@@ -109,7 +100,7 @@ export class ChangeStream {
     return taken;
   }
 
-  /** To be called every second: notices a dead stream, and tries again when it is time. */
+  // To be called every second: notices a dead stream, and tries again when it is time.
   tick() {
     const now = this.now();
     if (this.phase === 'waiting' && now >= this.nextTry) this.run();
@@ -117,43 +108,39 @@ export class ChangeStream {
     if (!alive && /open|connecting/.test(this.phase)) this.fail('nothing heard for too long');
   }
 
-  /** One connection from its request to its end. */
   async run() {
-    const abort = this.abort = new AbortController();
-    this.phase = 'connecting';
-    this.lastByte = this.now();
-    const headers = { Accept: 'text/event-stream' };
-    if (this.lastId) headers['Last-Event-ID'] = this.lastId;
+    const { signal } = this.abort = new AbortController();
+    Object.assign(this, { phase: 'connecting', lastByte: this.now() });
+    const headers = { Accept: 'text/event-stream',
+      ...(this.lastId && { 'Last-Event-ID': this.lastId }) };
     let problem = 'the server ended the stream';
     try {
-      const answer = await this.fetch({ headers, cache: 'no-store', signal: abort.signal });
-      if (this.abort !== abort) return;
-      const type = answer.headers.get('Content-Type') ?? '';
-      if (answer.ok && type.startsWith('text/event-stream')) {
-        await this.read(answer.body.getReader(), abort);
-      } else if (answer.status === 401 || answer.status === 403) {
-        this.close('not signed in', 'refused');
-      } else if (answer.status === 404) {
-        this.close('this server has no stream of changes', 'absent');
-      } else problem = `the server answered ${answer.status}`;
+      const answer = await this.fetch({ headers, signal });
+      if (signal.aborted) return;
+      const { status } = answer;
+      const events = /^text\/event-stream/.test(answer.headers.get('Content-Type'));
+      if (answer.ok && events) await this.read(answer.body, signal);
+      else if (status === 401 || status === 403) this.close('not signed in', 'refused');
+      else if (status === 404) this.close('this server has no stream of changes', 'absent');
+      else problem = `the server answered ${status}`;
     } catch (error) {
       problem = this.phase === 'open' ? 'the stream broke' : 'the server does not answer';
       if (!(error instanceof TypeError)) problem += `: ${error.message}`;
     }
-    if (this.abort === abort) this.fail(problem);
+    if (!signal.aborted) this.fail(problem);
   }
 
-  /** Reads until the end, and pauses while too much waits to be applied. */
-  async read(reader, abort) {
-    const decoder = new TextDecoder();
+  // Reads until the end, and pauses while too much waits to be applied.
+  async read(body, signal) {
+    const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     const parser = new SseParser();
     Object.assign(this, { phase: 'open', problem: '', attempt: 0 });
     this.wake();
     for (;;) {
       const { done, value } = await reader.read();
-      if (this.abort !== abort || done) return;
+      if (signal.aborted || done) return;
       this.lastByte = this.now();
-      const events = parser.push(decoder.decode(value, { stream: true }));
+      const events = parser.push(value);
       this.base = Math.min(MAX_DELAY, parser.retry ?? this.base);
       if (events.length) {
         if (!this.queue.length) this.oldest = this.now();

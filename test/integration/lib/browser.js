@@ -6,8 +6,16 @@ const fs = require('node:fs');
 const path = require('node:path');
 const { cleanup, tempDir } = require('./server');
 
-const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
-  '--disable-component-update', '--disable-sync'];
+const CHROMIUM = {
+  executablePath: '/usr/bin/chromium',
+  headless: true,
+  args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
+    '--disable-component-update', '--disable-sync'],
+};
+
+/** The same engine without the browser around it, at half the price: the pages of test/web are in it, but where all is
+ *  wanted (./build.sh test STEP), and where a test is about what only a browser has. */
+const SHELL = process.env.PRESENCE_THOROUGH ? CHROMIUM : { ...CHROMIUM, executablePath: '/usr/bin/chromium-headless-shell' };
 
 /** Starts Chromium for the test `t`; it trusts `authority` when there is one. Gives playwright's
  *  browser context. */
@@ -20,13 +28,11 @@ async function startBrowser(t, authority) {
   certutil('-N', '--empty-password');
   if (authority) certutil('-A', '-t', 'C,,', '-n', 'test authority', '-i', authority.file);
   const context = await chromium.launchPersistentContext(path.join(home, 'profile'), {
-    executablePath: '/usr/bin/chromium',
-    headless: true,
-    args: FLAGS,
+    ...CHROMIUM,
     env: { ...process.env, HOME: home, XDG_CONFIG_HOME: path.join(home, 'config'), XDG_CACHE_HOME: path.join(home, 'cache') },
   });
   cleanup(t, () => context.close());
   return context;
 }
 
-module.exports = { startBrowser };
+module.exports = { CHROMIUM, SHELL, startBrowser };

@@ -10,14 +10,17 @@ const { until, within } = require('./wait');
 
 class Manager {
   constructor(child) {
-    Object.assign(this, { child, lines: [], stderr: '', sockets: [], rest: '' });
+    Object.assign(this, { child, lines: [], stderr: '', ends: 0, sockets: [], rest: '' });
     this.closed = new Promise((resolve) => child.once('close', resolve));
     child.stdout.setEncoding('utf8').on('data', (text) => {
       const lines = (this.rest + text).split('\n');
       this.rest = lines.pop();
       this.lines.push(...lines);
     });
-    child.stderr.setEncoding('utf8').on('data', (text) => { this.stderr += text; });
+    child.stderr.setEncoding('utf8').on('data', (text) => {
+      this.stderr += text.replaceAll('\0', '');
+      this.ends += text.split('\0').length - 1; // each comes behind the last words of one that ended
+    });
   }
 
   /** What it has printed with this first word, of the service that runs or ran last. */
@@ -39,9 +42,10 @@ class Manager {
     return until(`told ${pattern}`, () => this.said('told').find((text) => pattern.test(text)), { within: 10000 * slow, every: 5, giveUp: () => this.said('ended').length });
   }
 
-  /** How it ended: an exit status, or `signal N`. */
+  /** How it ended, all that it wrote being read: an exit status, or `signal N`. */
   ended() {
-    return until('its end', () => this.said('ended')[0], { within: 10000 * slow, every: 5 });
+    return until('its end', () => this.ends === this.lines.filter((line) => line.startsWith('started ')).length && this.said('ended')[0],
+      { within: 10000 * slow, every: 5 });
   }
 
   async stop(signal = 'SIGTERM') {

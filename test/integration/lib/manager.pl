@@ -62,6 +62,7 @@ for (;;) {
         print "told $told\n";
     }
     if ($child && waitpid($child, POSIX::WNOHANG()) > 0) {
+        syswrite STDERR, "\0"; # behind its last words
         print 'ended ', $? & 127 ? 'signal ' . ($? & 127) : $? >> 8, "\n";
         $child = 0;
     }

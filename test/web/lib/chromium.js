@@ -5,37 +5,25 @@ const http = require('node:http');
 const fs = require('node:fs');
 const path = require('node:path');
 const { after } = require('node:test');
-const { cleanup } = require('../../integration/lib');
+const { cleanup, CHROMIUM, SHELL } = require('../../integration/lib');
 const { WEB } = require('./world');
 
-const FLAGS = [
-  '--no-sandbox',
-  '--disable-gpu',
-  '--disable-quic',
-  '--no-first-run',
-  '--disable-background-networking',
-  '--disable-component-update',
-  '--disable-sync',
-];
+const started = new Map(); // those of this process, from when each is first wanted
+after(async () => { for (const one of started.values()) await (await one).close(); });
 
-let started = null; // the one Chromium of this process, from when it is first wanted
-after(async () => { await (await started)?.close(); });
-
-/** Starts Chromium with the back-forward cache that people have. */
-async function launch() {
+/** Starts what was not started yet, with the back-forward cache that people have. */
+function launched(options) {
   const { chromium } = require('playwright-core');
-  return chromium.launch({
-    executablePath: '/usr/bin/chromium',
-    headless: true,
-    args: FLAGS,
-    ignoreDefaultArgs: ['--disable-back-forward-cache'],
-  });
+  if (!started.has(options)) {
+    started.set(options, chromium.launch({ ...options, ignoreDefaultArgs: ['--disable-back-forward-cache'] }));
+  }
+  return started.get(options);
 }
 
 /** A context of its own for the test `t`, in the Chromium of this file: playwright's; what its pages
- *  throw is in `context.errors`. */
-async function startChromium(t) {
-  const context = await (await (started ??= launch())).newContext();
+ *  throw is in `context.errors`. With `whole` it is one that has all that browsers have. */
+async function startChromium(t, { whole = false } = {}) {
+  const context = await (await launched(whole ? CHROMIUM : SHELL)).newContext();
   context.errors = [];
   context.on('weberror', (error) => context.errors.push(error.error().stack));
   cleanup(t, () => context.close());

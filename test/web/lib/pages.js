@@ -7,16 +7,15 @@ const fs = require('node:fs');
 const os = require('node:os');
 const path = require('node:path');
 const { chromium } = require('playwright-core');
+const { SHELL } = require('../../integration/lib');
 
-const FLAGS = ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
-  '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 const AXE = fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
 
 /** Starts Chromium with a home of its own; close() ends it and removes that. */
 async function startChromium() {
   const home = fs.mkdtempSync(path.join(os.tmpdir(), 'presence-web-'));
-  const browser = await chromium.launch({ executablePath: '/usr/bin/chromium', headless: true,
-    args: FLAGS, env: { ...process.env, HOME: home, XDG_CONFIG_HOME: home, XDG_CACHE_HOME: home } });
+  const browser = await chromium.launch({ ...SHELL,
+    env: { ...process.env, HOME: home, XDG_CONFIG_HOME: home, XDG_CACHE_HOME: home } });
   return {
     browser,
     close: async () => {

@@ -346,7 +346,7 @@ class Standin {
       store: { writable: true, readable: true, problem: null, users: this.users.size, sessions: 421,
         map_bytes: 67108864, used_bytes: 9437184, file_bytes: 12582912,
         last_commit: iso(Date.now() - 700) },
-      limits: LIMITS, limit_units: UNITS, certificates: this.certificates,
+      limits: LIMITS, limit_units: UNITS, landlock_version: 4, certificates: this.certificates,
       cluster: this.cluster, counters: { ...this.counted, joins: this.seq, kicks: 0 }, ...this.more,
     };
   }
