@@ -22,7 +22,8 @@
 #   TEST_JOBS               how many files of tests at once, default two a processor: most wait
 #   TEST_TIMEOUT            seconds one of them may take, default 300
 #   LONG_TIMEOUT            seconds a file of test/full may take, default 1200
-#   PREFIX, DESTDIR, SYSCONFDIR  for `install`: /usr/local, nothing, /etc
+#   PREFIX, DESTDIR, SYSCONFDIR  for `install`: /usr/local, nothing, /etc; from / on, of letters,
+#                           digits and / . _ + - @ alone
 #   SOURCE_DATE_EPOCH       the time stamps in what `package` makes, default the last commit's
 set -eu -o pipefail
 shopt -s nullglob
@@ -58,6 +59,13 @@ MIN_COVERAGE=90 # of a hundred lines of presence.c
 die() {
     echo "build.sh: $*" >&2
     exit 1
+}
+
+# Ends the script if a folder to install to ($2, of setting $1) is none that can be written into a
+# unit: systemd wants it from the root on, and has a meaning of its own for % and blanks.
+check_place() {
+    [[ $2 =~ ^/[a-zA-Z0-9/._+@-]*$ ]] ||
+        die "$1: '$2' is not from / on, of letters, digits and / . _ + - @ alone; choose another"
 }
 
 # Prints one hash over everything on stdin.
@@ -374,6 +382,9 @@ task_hostile() {
 ## install           put program, manual pages, unit and completions below PREFIX (/usr/local)
 task_install() {
     local prefix=${PREFIX:-/usr/local} system=${SYSCONFDIR:-/etc} config
+    check_place PREFIX "$prefix"
+    check_place SYSCONFDIR "$system"
+    [ -z "${DESTDIR:-}" ] || check_place DESTDIR "$DESTDIR"
     need build
     build_release >&2
     install_files "${DESTDIR:-}" "$prefix" "$system" build/presence build/presence

@@ -5186,6 +5186,25 @@ static bool store_make_directory(const char *dir, struct why why)
     return S_ISDIR(s.st_mode) || fail(why, "%s is not a directory; choose another --data", dir);
 }
 
+/* [main] Looks at all that presence has in --data, before any of it is opened: a pipe in its place
+ * would be waited for, without end and without a word. What is missing will be made. False with the
+ * reason in why. */
+static bool store_check_kinds(const char *dir, struct why why)
+{
+    static const char *const names[] = {
+        "data.mdb",          "data.mdb.new",         "lock.mdb",           "presence.lock",
+        "admin-sessions",    "tls-cert.pem",         "tls-cert.pem.new",   "tls-key.pem",
+        "tls-key.pem.new",   "acme-account.pem",     "acme-cert.pem",      "acme-order.pem",
+        "acme-cert.pem.new", "acme-account.pem.new", "acme-order.pem.new",
+    };
+    char path[STORE_PATH];
+    struct stat s;
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (!stat(store_path(dir, names[i], path), &s) && !S_ISREG(s.st_mode))
+            return fail(why, "%s is no regular file; remove it", path);
+    return true;
+}
+
 /* [main] Takes the lock that one server, or one command that writes, holds on the directory for
  * its life; the kernel gives it back however the process ends. The pid inside is for people: of a
  * process in another container it is the number that it has there. */
@@ -7244,7 +7263,8 @@ static struct store *store_open(const struct store_options *options, struct log 
     struct store *st = store_new(options, log, counters);
     store_path(st->dir, "data.mdb", path);
     store_guard(st->dir);
-    if (options->read_only ? store_open_snapshot(st, path, why) : store_open_server(st, path, why))
+    if (store_check_kinds(st->dir, why) && (options->read_only ? store_open_snapshot(st, path, why)
+                                                               : store_open_server(st, path, why)))
         return st;
     store_close(st);
     return NULL;
@@ -7979,9 +7999,14 @@ static bool restore_write(struct store_restore *r, struct why why)
 static bool restore_read(struct store_restore *r, FILE *in, struct why why)
 {
     char text[STORE_DUMP_LINE];
+    memset(text, 0, LMDB_BEGINNING);
     while (fgets(text, sizeof text, in)) {
+        bool good = restore_line(r, (struct span){text, strlen(text)});
         r->line++;
-        if (!restore_line(r, (struct span){text, strlen(text)}))
+        if (!good && r->line == 1 && lmdb_begins_file(text))
+            return fail(why, "it is a store, as --backup makes one; put it at data.mdb in an empty"
+                             " --data, for the user that serves, in place of --restore");
+        if (!good)
             return fail(why, "line %" PRId64 " is none of a dump; nothing was restored", r->line);
         if (store_batch_count(&r->batch) >= STORE_RESTORE_BATCH && !restore_write(r, why))
             return false;
@@ -8006,7 +8031,8 @@ static int store_command_restore(const char *dir, FILE *in, const char *name, FI
     struct store_restore r = {.st = store_new(&options, &log, &counters)};
     store_path(dir, "data.mdb", path);
     /* The lock goes before the look: a server may be about to make the file. */
-    bool ok = store_make_directory(dir, why) && store_take_lock(r.st, why);
+    bool ok =
+        store_make_directory(dir, why) && store_check_kinds(dir, why) && store_take_lock(r.st, why);
     if (ok && (!access(path, F_OK) || errno != ENOENT))
         ok = fail(why, "%s exists; restore into an empty --data", path);
     if (ok) {
@@ -14641,11 +14667,11 @@ static int64_t acme_time(const char *text)
 }
 
 /* [acme] Reads a Retry-After (RFC 9110 section 10.2.3), seconds or a date, as ms from now on, a
- * year at most; -1 if it is neither. */
+ * day at most: a server that errs by a year must not outlast a certificate. -1 if it is neither. */
 static int64_t acme_retry_after(const char *text, int64_t wall)
 {
     static const char months[] = "JanFebMarAprMayJunJulAugSepOctNovDec";
-    const int64_t most = INT64_C(31536000000);
+    const int64_t most = INT64_C(86400000);
     int64_t seconds, at = -1;
     const char *end = text;
     if (digits_take(&end, &seconds) && !*end) return seconds < most / 1000 ? seconds * 1000 : most;
@@ -17087,6 +17113,25 @@ static void engine_find(struct engine *engine)
     engine_line_open(engine, &engine->ask);
 }
 
+/* [engine] Reads the password anew, as it may be another one by now. What cannot be read or
+ * says nothing does not count, and the password that is known goes on: a pipe gave it once, at the
+ * start, and the file may be for root alone, who we were then. An engine that wants another one
+ * says so, and engine_take_error names the file. */
+static void engine_read_password(struct engine *engine)
+{
+    const char *file = engine->options->cluster_password_file;
+    struct buffer password = {0}, old = engine->password;
+    char unsaid[WHY_MAX];
+    struct stat info;
+    if (!*file || stat(file, &info) || !S_ISREG(info.st_mode)) return;
+    bool good = secret_read("cluster-password-file", file, false, ENGINE_PASSWORD_MAX, &password,
+                            WHY(unsaid));
+    secret_trim(&password);
+    good = good && password.len;
+    if (good) engine->password = password;
+    secret_free(good ? &old : &password);
+}
+
 /* [engine] Begins an attempt. */
 static void engine_begin(struct engine *engine)
 {
@@ -17096,6 +17141,7 @@ static void engine_begin(struct engine *engine)
     engine->target = url->hosts[url->sentinel ? engine->next_sentinel++ % url->host_count : 0];
     engine->try_by = clock_mono_ms() + ENGINE_TRY_MS;
     engine->looking = false;
+    engine_read_password(engine);
     buffer_free(&engine->roots);
     if (url->secure && !tls_client_read_roots("cluster-ca-file", engine->options->cluster_ca_file,
                                               &engine->roots, WHY(err)))
@@ -28035,7 +28081,9 @@ static enum error api_redirect(struct server *server, const struct http_request 
             address_pack(&server->listen_sockets[i].address, unused, &port);
     buffer_print(&response->location, "https://%s", host);
     if (port != 443) buffer_print(&response->location, ":%u", port);
-    buffer_print(&response->location, "%s%s%s", raw->target, raw->query ? "?" : "",
+    /* OPTIONS * has no path, and no URL has that of it (RFC 9110 section 7.1). */
+    const char *path = strcmp(raw->target, "*") ? raw->target : "/";
+    buffer_print(&response->location, "%s%s%s", path, raw->query ? "?" : "",
                  raw->query ? raw->query : "");
     response->status = 308;
     response->type = "text/plain";
@@ -29743,6 +29791,7 @@ enum {
     DESCRIPTOR_RESERVE = 64, /* for the store, the log, and clients that speak HTTP */
     FILES_LOOK_S = 5,        /* how often the files of certificates are looked at */
     STOP_MS = 4500,          /* of a stop: what is not written then is given up; README: 5 s */
+    STOP_SAME_MS = 500, /* signals to stop that come so soon after the first are the same wish */
 };
 
 /* Prints one line on stderr and returns the status to exit with, so that a command can fail in one
@@ -30148,11 +30197,16 @@ static bool server_start(struct server *server, struct why why)
     return server->hub.running || server_lacks_thread(why, "hub");
 }
 
+/* When the stop began, by the clock of clock_mono_ms; for stop_now, which has no argument. */
+static _Atomic int64_t stop_began;
+
 /* [signal handler] A second signal: no more patience. What is in the store stays; the last
- * --sync-interval may be lost. */
+ * --sync-interval may be lost. But timeout(1) signals its child and then the whole group, and a
+ * terminal's Ctrl-C may reach a process by its parent, too: what comes at once was sent once. */
 static void stop_now(int signal)
 {
     (void)signal;
+    if (clock_mono_ms() - atomic_load(&stop_began) < STOP_SAME_MS) return;
     last_words("presence: stopped at once by a second signal; what was not written yet is lost\n");
     _exit(1);
 }
@@ -30221,7 +30275,7 @@ static void server_reload(struct server *server, bool keys)
     }
 }
 
-/* [main] Waits for SIGTERM or SIGINT, which every thread has blocked; the next one ends the process
+/* [main] Waits for SIGTERM or SIGINT, which every thread has blocked; a later one ends the process
  * at once. Meanwhile SIGHUP, or a change of their files, has the certificates read again, and
  * SIGUSR2 has limits and counters told. A change is obeyed when it looks the same at two looks in a
  * row, so that files which are being written are not read half. */
@@ -30250,7 +30304,8 @@ static void server_wait(struct server *server, const sigset_t *signals)
     signal(SIGHUP, SIG_IGN); /* a terminal that closes does not cut the stop short */
     /* From here on a second signal is not waited for: the operator has seen the first and is not
      * content. */
-    struct sigaction action = {.sa_handler = stop_now};
+    struct sigaction action = {.sa_handler = stop_now, .sa_flags = SA_RESTART};
+    atomic_store(&stop_began, clock_mono_ms());
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     pthread_sigmask(SIG_UNBLOCK, signals, NULL);

@@ -257,6 +257,18 @@ static bool check_tree(struct check *c, int number, const MDB_db *tree)
 	return ok;
 }
 
+bool lmdb_begins_file(const void *bytes)
+{
+	MDB_page head;
+	MDB_meta meta;
+	size_t magic = PAGEHDRSZ + offsetof(MDB_meta, mm_magic);
+	_Static_assert(PAGEHDRSZ + offsetof(MDB_meta, mm_magic) + sizeof meta.mm_magic <= LMDB_BEGINNING,
+	               "it is in the beginning");
+	memcpy(&head, bytes, PAGEHDRSZ);
+	memcpy(&meta.mm_magic, (const char *)bytes + magic, sizeof meta.mm_magic);
+	return (head.mp_flags & P_META) && meta.mm_magic == MDB_MAGIC;
+}
+
 /* Reads one of the two meta pages; false if it is none. */
 static bool check_read_meta(struct check *c, size_t at, MDB_meta *meta)
 {

@@ -22,6 +22,10 @@ struct lmdb_check_trees {
 	size_t whole;             /* the first so many are read whole, whatever the time */
 };
 
+/* True if a data file of LMDB begins like this: its first LMDB_BEGINNING bytes. */
+enum { LMDB_BEGINNING = 32 };
+bool lmdb_begins_file(const void *bytes);
+
 /* Reads the meta pages of the file and everything that the one of that transaction reaches: every
  * page has one place, every tree its pages, keys that ascend and as many entries as it says.
  *

@@ -191,8 +191,8 @@ test('whatever the server answers: one line says why, the old one is served, and
     ['account', problem(403, 'unauthorized', 'go away "now"'), /its account: answered 403, unauthorized: go away/],
     ['account', json({ status: 'deactivated' }), /the account is deactivated/],
     ['account', json({ status: 'valid' }), /does not say the account's URL/],
-    ['order', problem(429, 'rateLimited', 'too many', { 'Retry-After': '100000' }), /its order: answered 429, rateLimited: too many/],
-    ['order', problem(503, 'serverInternal', 'down', { 'Retry-After': new Date(Date.now() + 2 * DAY).toUTCString() }), /its order: answered 503/],
+    ['order', problem(429, 'rateLimited', 'too many', { 'Retry-After': '70000' }), /its order: answered 429, rateLimited: too many/],
+    ['order', problem(503, 'serverInternal', 'down', { 'Retry-After': new Date(Date.now() + 365 * DAY).toUTCString() }), /its order: answered 503/],
     ['order', { status: 201, json: { status: 'pending' } }, /does not say the order's URL/],
     ['order', { status: 400, json: { type: 'urn:ietf:params:acme:error:malformed', detail: 'all', subproblems: [{ type: 'urn:ietf:params:acme:error:rejectedIdentifier', detail: 'not this one' }] } }, /rejectedIdentifier: not this one/],
     ['authorization', json({ status: 'pending', identifier: { type: 'dns', value: 'evil.example.com' }, challenges: [] }), /authorizes 'evil.example.com', which was not asked for/],
@@ -218,8 +218,8 @@ test('whatever the server answers: one line says why, the old one is served, and
     assert.match(line, said, step);
     assert.ok(told, step);
     assert.equal(server.lines.slice(lines).filter((one) => !/read again/.test(one)).length, 1, 'one line each');
-    if (/rateLimited/.test(line)) assert.match(line, /trying again in 100000s/);
-    if (/answered 503/.test(line)) assert.match(line, /trying again in (4[78]h|17[12]\d\d\ds|2d)/);
+    if (/rateLimited/.test(line)) assert.match(line, /trying again in 70000s/);
+    if (/answered 503/.test(line)) assert.match(line, /trying again in (24h|1d)"?$/); // what is longer is taken for a day
     assert.ok(fake.requests.length - asked < 60, `${step}: not asked without end: ${fake.requests.length - asked}`);
     asked = fake.requests.length;
     assert.equal((await shown(server)).serialNumber, old, 'the old one is served');

@@ -10,6 +10,7 @@ const {
   tempDir,
   connect,
   heartbeat,
+  dice,
   heartbeats,
   presence,
   sessions,
@@ -99,6 +100,33 @@ test('--restore refuses a directory with something in it, and a broken dump', as
   }
   const missing = await run(['--restore', '/no/such/dump', '--data', path.join(tempDir(t), 'new')]);
   assert.ok(missing.code > 0 && missing.stderr.includes('/no/such/dump'));
+});
+
+test('a backup in place of a dump is refused with what to do, which then works', async (t) => {
+  const server = await start(t);
+  await heartbeat(server, 'u');
+  await server.stop();
+  const [backup, data] = [path.join(tempDir(t), 'backup'), path.join(tempDir(t), 'new')];
+  assert.equal((await run(['--backup', backup, '--data', server.data])).code, 0);
+  for (const [file, options] of [[backup, {}], ['-', { wrap: ['sh', '-c', `exec "$@" <'${backup}'`, 'sh'] }]]) {
+    const { code, stderr } = await run(['--restore', file, '--data', data], options);
+    assert.deepEqual([code, stderr], [1, `presence: --restore ${file}: it is a store, as --backup makes one; put it at data.mdb in an empty --data, for the user that serves, in place of --restore\n`]);
+    assert.ok(!fs.existsSync(path.join(data, 'data.mdb')));
+  }
+  const bytes = fs.readFileSync(backup); // cut anywhere, or with another byte, it is one or the other, and never more
+  const random = dice(5);
+  const odd = path.join(tempDir(t), 'odd');
+  for (const cut of [1, 2, 7, 8, 15, 16, 19, 20, 31, 32, 33, 100, 4096]) {
+    const some = Buffer.from(bytes.subarray(0, cut));
+    if (random(2)) some[random(Math.min(cut, 20))] ^= 1 << random(8);
+    fs.writeFileSync(odd, some);
+    const { code, signal, stderr } = await run(['--restore', odd, '--data', data]);
+    assert.deepEqual([code, signal], [1, null]);
+    assert.match(stderr, /: (it is a store, .*|line \d+ is none of a dump; nothing was restored)\n$/);
+  }
+  fs.copyFileSync(backup, path.join(data, 'data.mdb'));
+  const again = await start(t, { data });
+  assert.equal((await presence(again, 'u')).source, 'cached');
 });
 
 test('--backup of a running server is a store that starts', async (t) => {

@@ -1,5 +1,6 @@
 'use strict';
 const assert = require('node:assert/strict');
+const { execFileSync } = require('node:child_process');
 const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
@@ -46,6 +47,14 @@ function freePort() {
   });
 }
 
+/** A directory that a server has had. */
+async function whole(t) {
+  const server = await start(t);
+  await heartbeat(server, 'u');
+  await server.stop();
+  return server.data;
+}
+
 test('S07 a file in the place of the directory', async (t) => {
   const file = path.join(tempDir(t), 'file');
   fs.writeFileSync(file, 'mine');
@@ -61,6 +70,47 @@ test('S07 a directory below a file', async (t) => {
   const file = path.join(tempDir(t), 'file');
   fs.writeFileSync(file, '');
   await refused(path.join(file, 'data'), /not a directory/i);
+});
+
+const PEM = ['tls-cert', 'tls-key', 'acme-account', 'acme-cert', 'acme-order'].map((name) => `${name}.pem`);
+const FILES = ['data.mdb', 'data.mdb.new', 'lock.mdb', 'presence.lock', 'admin-sessions', ...PEM, ...PEM.map((name) => `${name}.new`)];
+const KINDS = [
+  ['a pipe', (file) => execFileSync('mkfifo', [file])],
+  ['a directory', (file) => fs.mkdirSync(file)],
+  ['a device', (file) => fs.symlinkSync('/dev/zero', file)],
+];
+
+for (const [kind, make] of KINDS)
+  test(`${kind} in the place of any of its files is refused at once, and left`, async (t) => {
+    const data = tempDir(t);
+    const dump = path.join(tempDir(t), 'dump');
+    const { stdout } = await run(['--dump', '--data', await whole(t)]);
+    fs.writeFileSync(dump, stdout);
+    for (const name of FILES) {
+      const file = path.join(data, name);
+      const reason = new RegExp(`: ${file} is no regular file; remove it$`, 'm');
+      make(file);
+      const { mode, ino } = fs.lstatSync(file);
+      await refused(data, reason);
+      for (const command of [['--check-store'], ['--dump'], ['--backup', path.join(data, 'copy')], ['--restore', dump]]) {
+        const result = await run([...command, '--data', data]);
+        assert.deepEqual([result.code, result.signal], [1, null], `${command} ${name} ${result.stderr}`);
+        assert.match(result.stderr, reason);
+      }
+      const after = fs.lstatSync(file);
+      assert.deepEqual([after.mode, after.ino], [mode, ino]);
+      fs.rmSync(file, { recursive: true });
+    }
+    assert.deepEqual(fs.readdirSync(data), []);
+    assert.equal((await run(['--restore', dump, '--data', data])).code, 0); // nothing else was in the way
+  });
+
+test('its files may be links to files elsewhere', async (t) => {
+  const data = tempDir(t);
+  const elsewhere = path.join(tempDir(t), 'store');
+  fs.copyFileSync(path.join(await whole(t), 'data.mdb'), elsewhere);
+  fs.symlinkSync(elsewhere, path.join(data, 'data.mdb'));
+  await (await start(t, { data })).stop();
 });
 
 const isRoot = process.getuid() === 0;

@@ -2,6 +2,7 @@
 // Variants: release asan tsan
 // The engine of --cluster: what a start refuses, an engine that goes away and comes back, and TLS.
 const assert = require('node:assert/strict');
+const { execFileSync } = require('node:child_process');
 const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
@@ -76,6 +77,45 @@ sideBySide(() => {
     await refusedStart([...at, ...right], ['--cluster', 'ACL SETUSER node', '~{test}:*']);
     engine.say('CONFIG', 'SET', 'requirepass', 'open sesame');
     await refusedStart(at, ['--cluster-password-file']);
+  });
+
+  // how the file gives it, what is done to it next, whether the next password can be read from it
+  const CHANGES = [
+    ['written over', (name, text) => fs.writeFileSync(name, text), true],
+    ['replaced', (name, text) => { fs.writeFileSync(`${name}.new`, text); fs.renameSync(`${name}.new`, name); }, true],
+    ['emptied', (name) => fs.writeFileSync(name, '\n'), false],
+    ['removed', (name) => fs.unlinkSync(name), false],
+    ['replaced by a pipe', (name) => { fs.unlinkSync(name); execFileSync('mkfifo', [name]); }, false],
+    ['too long', (name) => fs.writeFileSync(name, 'x'.repeat(513)), false],
+  ];
+  for (const [what, change, good] of CHANGES)
+    test(`the password's file is ${what}: the next connection has ${good ? 'what is in it' : 'the password that is known'}`, async (t) => {
+      const engine = await startEngine(t);
+      const password = file(tempDir(t), 'password', 'one\n');
+      engine.say('ACL', 'SETUSER', 'node', 'on', '>one', '~*', '+@all');
+      const server = await node(t, engine.url(), ['--cluster-user', 'node', '--cluster-password-file', password]);
+      await sees(server, THERE);
+      change(password, 'two\n');
+      engine.say('CLIENT', 'KILL', 'TYPE', 'normal');
+      if (good) {
+        await sees(server, AWAY); // the engine has the old one still
+        assert.match(server.stderr, /does not take the password of node/);
+        engine.say('ACL', 'SETUSER', 'node', 'resetpass', '>two');
+      }
+      await sees(server, THERE, 2);
+    });
+
+  test('the password is changed in the engine, then in the file: the node is back by itself', async (t) => {
+    const engine = await startEngine(t);
+    const password = file(tempDir(t), 'password', 'one\n');
+    engine.say('ACL', 'SETUSER', 'node', 'on', '>one', '~*', '+@all');
+    const server = await node(t, engine.url(), ['--cluster-user', 'node', '--cluster-password-file', password]);
+    await sees(server, THERE);
+    engine.say('ACL', 'SETUSER', 'node', 'resetpass', '>two');
+    engine.say('CLIENT', 'KILL', 'TYPE', 'normal');
+    await sees(server, AWAY);
+    fs.writeFileSync(password, 'two\n');
+    await sees(server, THERE, 2);
   });
 
   test('keys of another type are refused, other prefixes are not touched', async (t) => {

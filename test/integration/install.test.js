@@ -44,6 +44,27 @@ test('it puts everything in its place, and keeps a configuration that is there',
   assert.equal(fs.readFileSync(config, 'utf8'), 'mine\n');
 });
 
+test('a place that would be wrong in a unit is refused with one sentence, and nothing is installed', (t) => {
+  const refused = (env, name) => {
+    const dir = tempDir(t);
+    const { status, stdout, stderr } = spawnSync('./build.sh', ['install'], {
+      cwd: root, env: { ...process.env, DESTDIR: dir, ...env }, encoding: 'utf8',
+    });
+    assert.deepEqual([status, stdout], [1, ''], JSON.stringify(env));
+    assert.match(stderr, new RegExp(`^build\\.sh: ${name}: '.*' is not from / on, .*; choose another\n$`, 's'), JSON.stringify(env));
+    assert.deepEqual(fs.readdirSync(dir), []);
+  };
+  for (const name of ['PREFIX', 'SYSCONFDIR', 'DESTDIR'])
+    for (const place of ['usr/local', './x', '~/x', ' /x', '/opt/my presence', '/x\n', '/x\t', '/x|y', '/x&y', '/x\\y', '/x%h', '/x$y', '/x;y', '/x\'y', '/x"y', '/x#y', '/x:y', '/käse'])
+      refused({ [name]: place }, name);
+  // every other character of one byte, one at a time
+  for (let code = 1; code < 127; code++) {
+    const one = String.fromCharCode(code);
+    if (!/[\w/.+@-]/.test(one)) refused({ PREFIX: `/x${one}y` }, 'PREFIX');
+  }
+  assert.ok(fs.existsSync(path.join(install(t, { PREFIX: '/opt/a-b_c.d+e@f9' }), 'opt/a-b_c.d+e@f9/bin/presence')));
+});
+
 test('the configuration is one that the program takes, with what is commented out, too', async (t) => {
   const dir = tempDir(t);
   for (const name of ['jwt-secret', 'admin-password']) fs.writeFileSync(path.join(dir, name), 'x'.repeat(40));

@@ -33,6 +33,8 @@ test('308 to the same place by https, for every method', async (t) => {
     ['HEAD', '/healthz', 'localhost', `https://localhost:${port}/healthz`],
     ['POST', '/api/presence', 'localhost', `https://localhost:${port}/api/presence`],
     ['DELETE', '/admin/users/x/connections', 'localhost', `https://localhost:${port}/admin/users/x/connections`],
+    ['OPTIONS', '*', 'example.com', `https://example.com:${port}/`],
+    ['OPTIONS', '/x', 'example.com', `https://example.com:${port}/x`],
     ['GET', '//evil.test/x', 'example.com', `https://example.com:${port}//evil.test/x`],
     ['GET', '/%0d%0aSet-Cookie:%20a=b', 'example.com', `https://example.com:${port}/%0d%0aSet-Cookie:%20a=b`],
   ];
@@ -44,6 +46,7 @@ test('308 to the same place by https, for every method', async (t) => {
     raw.destroy();
     assert.equal(status, 308, `${method} ${target}`);
     assert.equal(headers.location, location, `${method} ${target}`);
+    assert.equal(new URL(headers.location).host.replace(/:\d+$/, ''), host.replace(/:\d+$/, ''), 'the same host');
     assert.equal(headers['set-cookie'], undefined);
   }
   const websocket = await ask(server, upgrade('u', { headers: { Host: 'example.com' } }));

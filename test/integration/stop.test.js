@@ -9,6 +9,8 @@ const {
   rawConnect,
   tcp,
   tempDir,
+  heartbeat,
+  dice,
   presence,
   until,
   slow,
@@ -94,10 +96,39 @@ test('a second signal ends a stop that waits', async (t) => {
   server.signal('SIGTERM');
   for (const raw of silent) assert.equal(await raw.closeCode(), 1012); // it waits for their answers
   assert.equal(server.result, null);
-  server.signal('SIGTERM');
-  const result = await within(1000 * slow, 'the end', server.ended);
-  assert.deepEqual(result, { code: 1, signal: null });
+  await until('the end', () => server.result ?? void server.signal('SIGTERM')); // a few are taken for the first
+  assert.deepEqual(server.result, { code: 1, signal: null });
   assert.match(server.lines.at(-1), line);
+  server.checkStderr();
+});
+
+// timeout(1) signals its child and, microseconds later, its whole group.
+test('signals that come with the first are the same wish: it stops in order, and all that was answered is there', async (t) => {
+  const random = dice(1);
+  for (let round = 0; round < 5; round++) {
+    const data = tempDir(t);
+    const server = await start(t, { data, args: ['--sync-interval', '10s'] });
+    await rawConnect(server, 'silent'); // which holds the stop up
+    await heartbeat(server, 'u');
+    const stopped = server.stop({ signal: ['SIGTERM', 'SIGINT'][random(2)] });
+    for (let i = 0; i < 4; i++) {
+      if (random(2)) await delay(random(20));
+      server.signal(['SIGTERM', 'SIGINT'][random(2)]);
+    }
+    await stopped; // with 0
+    const again = await start(t, { data });
+    assert.equal((await presence(again, 'u')).source, 'cached');
+    await again.stop();
+  }
+});
+
+test('timeout(1) stops it in order', async (t) => {
+  const server = await start(t, { wrap: ['timeout', '600'], findPid: (pid) => proc.descendants(pid)[0] });
+  await rawConnect(server, 'silent'); // so that it has not ended before the second
+  server.stopped = true;
+  server.child.kill('SIGTERM'); // as at the end of its time
+  assert.deepEqual(await within(20000 * slow, 'the end', server.ended), { code: 0, signal: null });
+  assert.match(server.stderr, /msg="stopped; all changes are written"/);
   server.checkStderr();
 });
 
