@@ -8950,6 +8950,24 @@ static struct user *presence_walk_next(const struct presence *p, struct presence
     return NULL;
 }
 
+/* The clock of a cluster's tables, which is the engine's, was stepped by so many ms: what is
+ * measured by it goes on as before. From a second on that was no drift: then the times of what was
+ * heard go with it, or who was lost with a node would have left by now, or never would. */
+static void presence_step_clock(struct presence *p, int64_t step)
+{
+    struct presence_walk walk = {0};
+    p->stood_still += step;
+    p->seen_turn += step;
+    if (p->judge_at != INT64_MAX) p->judge_at += step;
+    if (step > -1000 && step < 1000) return;
+    for (struct user *user; (user = presence_walk_next(p, &walk));) {
+        int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+        atomic_store_explicit(&user->last_seen, seen + step, memory_order_relaxed);
+        if (p->kind != PRESENCE_SHARED) continue;
+        for (struct said *said = user->said; said; said = said->next) said->last_seen += step;
+    }
+}
+
 /* A text, held once by the caller; NULL for an empty one. */
 static struct status_text *status_text_new(struct span text)
 {
@@ -9087,15 +9105,6 @@ static void presence_resume(struct presence *p, struct instant now, int64_t gap)
 {
     p->stood_still += gap;
     if (p->judge_at < now.mono + PAUSE_READ_MS) p->judge_at = now.mono + PAUSE_READ_MS;
-}
-
-/* The clock of a cluster's tables, which is the engine's, was stepped by so many ms: what is
- * measured by it goes on as before. */
-static void presence_step_clock(struct presence *p, int64_t step)
-{
-    p->stood_still += step;
-    p->seen_turn += step;
-    if (p->judge_at != INT64_MAX) p->judge_at += step;
 }
 
 /* How many ms from now until presence_tick can have something to do, at the latest; -1: nothing
@@ -19303,7 +19312,8 @@ enum node_cause {
     CAUSE_NEWER,
     CAUSE_UNHEARD,
     CAUSE_NODE_LOST, /* see node.lost */
-    CAUSE_SETTLED
+    CAUSE_SETTLED,
+    CAUSE_COUNT
 };
 
 /* How late entries are applied here: ms since the time that they were written at. The longest is
@@ -22233,10 +22243,12 @@ static struct presence *server_own(struct server *server)
 }
 
 /* [any] A moment as the tables have it. Those of a cluster have the engine's wall times, so that a
- * time which one node wrote is the same on all. */
+ * time which one node wrote is the same on all. With table_lock it is by the clock that the tables
+ * go by now, also if `now` was read before that was stepped. */
 static struct instant table_time(const struct server *server, struct instant now)
 {
-    return server->clustered ? (struct instant){wall_of(now), 0} : now;
+    if (!server->clustered) return now;
+    return (struct instant){now.mono + atomic_load(&server->wall_offset), 0};
 }
 
 /* [any] True if limits by address are not for this one: a trusted proxy speaks for many. */
@@ -24446,8 +24458,11 @@ static void hub_take_clock(struct server *server, int64_t offset, int64_t doubt)
         server->hub.clock_warned = false;
     }
     if (!step) return;
+    struct node *node = &server->node;
     presence_step_clock(&server->presence, step);
-    presence_step_clock(server_own(server), step);
+    presence_step_clock(&node->own, step);
+    if (node->state != NODE_SETTLED && node->state != NODE_AWAY)
+        presence_step_clock(&node->next, step);
 }
 
 /* [hub] The log is followed from here on, or again: the webhook is told to begin again, and what is
@@ -24462,7 +24477,7 @@ static void hub_reset_webhook(struct server *server, struct instant now)
         store_batch_forget(batch, server->epoch);
     node->told = server->presence.sequence;
     json_begin(&text);
-    position_write(&text, server_position(server));
+    position_write(&text, (struct position){server->epoch, node->told});
     json_text(&text, "change", "reset");
     json_null(&text, "user");
     json_null(&text, "reason");
@@ -24502,6 +24517,7 @@ static void hub_new_epoch(struct server *server, struct instant now)
     char position[POSITION_TEXT];
     lock_take(&server->table_lock, RANK_TABLE);
     server->epoch = server->node.epoch;
+    server->presence.last_transition = server->presence.sequence; /* none before it counts */
     lock_give(&server->table_lock, RANK_TABLE);
     position_text(server_position(server), position);
     buffer_print(&text, "event: reset\nid: %s\ndata: ", position);

@@ -206,7 +206,7 @@ export interface PresenceEvents {
    * protocol (such as `token_expired`, `kicked`, `too_many_connections`), and `message` then what
    * the server says is wrong, or one of
    *
-   * - `token_failed`: getToken threw or rejected
+   * - `token_failed`: getToken threw, rejected, or gave what is no token
    * - `token_unchanged`: getToken gave a token that was refused
    * - `socket_failed`: no WebSocket could be made (a token with blanks, http from an https page)
    * - `gave_up`: the tries are used up, and `giveUp` is set

@@ -372,11 +372,8 @@ export class PresenceService extends Target {
     const next = this.#next;
     this.#next = '';
     this.#askToken(attempt, (token, wrong) => {
-      const kind = typeof token;
       if (wrong) this.#failed(attempt, 'token_failed', wrong);
-      else if (kind !== 'string') {
-        this.#failed(attempt, 'token_failed', `getToken: this is no text but a ${kind}`);
-      } else if (this.#options.getToken && this.#refused.has(token)) {
+      else if (this.#options.getToken && this.#refused.has(token)) {
         this.#failed(attempt, 'token_unchanged', 'getToken gave a token that was refused');
       } else {
         attempt.token = token;
@@ -394,11 +391,17 @@ export class PresenceService extends Target {
     let wrong = '';
     try {
       token = await (known || getToken?.(this.#userId)) || '';
+      if (typeof token !== 'string') wrong = `getToken: this is no text but a ${typeof token}`;
+      else if (!/^[\w.-]*$/.test(token = token.trim())) {
+        wrong = 'getToken gave what is no token: was it told an error, or was it sent elsewhere?';
+      }
     } catch (error) {
       wrong = `getToken: ${words(error) || 'it failed'}`;
     }
     this.#step(() => {
-      if (this.#try === attempt) then(token, wrong);
+      if (this.#try !== attempt) return;
+      if (wrong) this.#advise(wrong);
+      then(token, wrong);
     });
   }
 
@@ -408,7 +411,7 @@ export class PresenceService extends Target {
     const attempt = this.#try;
     this.#askToken(attempt, (token, wrong) => {
       if (wrong) this.#error('token_failed', wrong);
-      else if (typeof token === 'string' && !['', attempt?.token].includes(token)) {
+      else if (!['', attempt?.token].includes(token)) {
         this.#next = token;
         this.#lost(attempt, closeOf('renew', CLOSE_AWAY), true);
       }

@@ -4,12 +4,12 @@
 // whoever is connected where, and whatever dies.
 
 const assert = require('node:assert/strict');
-const { test, sideBySide, dice: seeded, del, delay, follow, get, heartbeat, openEvents, position, putStatus, request, sessions, setStatus,
-  throughout, until, within, slow } = require('./lib');
+const { test, ahead, sideBySide, dice: seeded, del, delay, follow, get, heartbeat, openEvents, position, putStatus, request, sessions, setStatus,
+  steppable, throughout, until, within, slow } = require('./lib');
 const { startCluster } = require('./lib/cluster');
 const { checkCluster } = require('./lib/cluster-checker');
 const { ClusterLoad } = require('./lib/cluster-load');
-const { noEngine } = require('./lib/engine');
+const { noEngine, startRedis } = require('./lib/engine');
 
 const SEED = Number(process.env.SEED || 1 + (Date.now() % 1000000));
 const THRESHOLD = 10000;
@@ -271,6 +271,24 @@ sideBySide(() => {
     await checkCluster(all, { held: new Map(ids.map((id) => [id, new Set('abc')])), online: new Set([...ids, 'after', 'watcher']) });
     await all.stop();
   });
+
+  for (const [way, seconds] of [['back', -7200], ['ahead', 7200]])
+    test(`the engine's clock is set ${way} by two hours: everybody has the time that is left`, { skip, timeout: 90000 * slow }, async (t) => {
+      const clock = steppable(t);
+      ahead.ms = 7200000 + 1000; // all that is shown is by the engine's clock
+      const all = await cluster(t, { engine: await startRedis(t, { env: clock.env }), allow: [/msg="cluster: the clock of this machine is /] });
+      const { a, b, c } = all;
+      await b.connect('live');
+      await a.connect('lost');
+      await heartbeat(c.server, 'beat');
+      for (const id of ['live', 'lost', 'beat']) await all.everywhere(id, 'online', (user) => user.online, AT_ONCE);
+      await a.kill();
+      clock.set(seconds);
+      await throughout(6000, () => nobodyLeft(all, ['live', 'lost', 'beat']));
+      for (const id of ['lost', 'beat']) await toldOnce(all, id, 'leave', LEFT);
+      nobodyLeft(all, ['live']);
+      await all.stop();
+    });
 
   test('what changes nothing for anybody moves no position: who reads the changes is not behind', { skip, timeout: 60000 * slow }, async (t) => {
     const all = await cluster(t);

@@ -233,7 +233,7 @@ struct rig {
     struct rig_node nodes[RIG_NODES];
     size_t kills, flushes, tails, trims, pauses, cuts, downs, kicks, settled, states, turns,
         renewed;
-    size_t causes[16];
+    size_t causes[CAUSE_COUNT];
 };
 
 /* What else a test does at a node, for cluster_webhook.c: NULL otherwise. */
@@ -2061,7 +2061,7 @@ static void stores_agree_after_faults(void **unused)
 /* How a row of runs went. */
 struct rig_sums {
     size_t runs, steps, events, kills, settled, tails;
-    size_t causes[16];
+    size_t causes[CAUSE_COUNT];
 };
 
 /* One run. `quietly`: an engine that lost the end of its log shows it by nothing, so that two nodes

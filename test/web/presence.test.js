@@ -947,7 +947,8 @@ test('the next token is asked for a tenth of its life before it ends, two minute
     client.stopPresence();
     assert.equal(world.clock.pending, 0);
   }
-  const answers = [() => 't', () => '', () => null, () => { throw new Error('broken'); }, () => Promise.reject(new Error('broken')), () => 42];
+  const answers = [() => 't', () => '', () => null, () => { throw new Error('broken'); }, () => Promise.reject(new Error('broken')), () => 42,
+    () => '<html>'];
   for (const answer of answers) { // the connection stays
     const world = new World();
     world.greeting = { expires_seconds: 100 };
@@ -956,7 +957,7 @@ test('the next token is asked for a tenth of its life before it ends, two minute
     getToken = answer;
     await world.clock.advance(99 * SECOND);
     assert.deepEqual([world.sockets.length, client.isConnected()], [1, true], String(answer));
-    assert.equal(world.told('error').length, /broken/.test(answer) ? 1 : 0, String(answer));
+    assert.equal(world.told('error').length, /broken|42|html/.test(answer) ? 1 : 0, String(answer));
   }
   for (const expires_seconds of [0, 1, -5, '100', null, NaN, Infinity]) {
     const world = new World();
@@ -1111,7 +1112,7 @@ test('getToken that throws, rejects or never answers is a failed try', async () 
     world.sockets.map((one) => one.protocols[1]),
     ['token.in time'].slice(1),
   );
-  assert.equal(world.told('error').at(-1).code, 'socket_failed'); // it had a blank
+  assert.equal(world.told('error').at(-1).code, 'token_failed'); // it had a blank
 });
 
 test('a getToken that answers after stop opens nothing', async () => {
@@ -2334,13 +2335,30 @@ test('C07 timers once a minute: a loss and a dead line are still mended', async 
 
 test('a socket that cannot be made: a failed try, and no token in its error', async () => {
   const world = new World();
-  const client = await world.client({ getToken: () => 'se cret' });
+  const client = await world.client({ getToken: () => 'secret', apiUrl: 'http://[::1]:1',
+    WebSocket: class { constructor(_, [, token]) { throw new SyntaxError(`no ${token}`); } } });
   client.startPresence('alice');
   await world.clock.advance(SECOND / 2);
   assert.deepEqual(world.log, [
     ['error', { code: 'socket_failed', message: 'new WebSocket: SyntaxError', final: false }],
     ['reconnecting', { attempt: 1, delay: 1000, maxAttempts: 5 }],
   ]);
+});
+
+test('what is no token is told in words and on the console, and not sent', async (t) => {
+  const warn = t.mock.method(console, 'warn', () => {});
+  const rows = [['se cret', 1], ['<!doctype html><p>Log in', 1], ['{"error":"who?"}', 1], [{ token: 'a' }, 1], ['a.b-c_d.e\n', 0], ['', 0]];
+  for (const [token, wrong] of rows) {
+    const world = new World();
+    const client = await world.client({ getToken: () => token });
+    warn.mock.resetCalls();
+    client.startPresence('alice');
+    await world.clock.advance(SECOND / 2);
+    assert.deepEqual([world.sockets.length, world.told('error').length, warn.mock.callCount()], wrong ? [0, 1, 1] : [1, 0, 0], String(token));
+    if (wrong) assert.ok(!JSON.stringify([world.told('error'), warn.mock.calls[0].arguments]).includes('cret'));
+    else assert.equal(world.last.protocols[1], token ? 'token.a.b-c_d.e' : undefined);
+    client.stopPresence();
+  }
 });
 
 // ---- The rest ----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <sys/epoll.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -127,4 +128,13 @@ int pthread_cond_timedwait(pthread_cond_t *cond, pthread_mutex_t *mutex, const s
     struct timespec real =
         from_ns(is_calm() ? ns - ahead[CLOCK_MONOTONIC] : from + (ns - from + speed - 1) / speed);
     return next(cond, mutex, &real);
+}
+
+int gettimeofday(struct timeval *restrict out, void *restrict zone)
+{
+    struct timespec t;
+    (void)zone;
+    int result = clock_gettime(CLOCK_REALTIME, &t);
+    *out = (struct timeval){t.tv_sec, t.tv_nsec / 1000};
+    return result;
 }

@@ -54,8 +54,8 @@ function freePort() {
 }
 
 class Redis {
-  constructor(t, { port, dir = tempDir(t), args = [], keep = false, of = null, place = null }) {
-    Object.assign(this, { port, dir, args, keep, of, place, host: place?.address ?? '127.0.0.1', control: null });
+  constructor(t, { port, dir = tempDir(t), args = [], keep = false, of = null, place = null, env = {} }) {
+    Object.assign(this, { port, dir, args, keep, of, place, env, host: place?.address ?? '127.0.0.1', control: null });
   }
 
   /** Where it listens, and for whom it is what. */
@@ -71,7 +71,7 @@ class Redis {
       '--enable-debug-command', 'local', '--repl-diskless-sync-delay', '0',
       ...(this.of ? ['--replicaof', this.of.place?.wire ?? this.of.host, this.of.port] : []), ...this.args];
     if (!this.keep) fs.rmSync(path.join(this.dir, 'dump.rdb'), { force: true });
-    const { child, output, ended } = launch(argv.map(String), { cwd: this.dir });
+    const { child, output, ended } = launch(argv.map(String), { cwd: this.dir, env: { ...process.env, ...this.env } });
     Object.assign(this, { child, output, ended, over: false, paused: false });
     ended.then(() => { if (this.child === child) this.over = true; });
     await until('redis-server to answer', async () => (await this.once('PING')) === 'PONG',
