@@ -910,11 +910,11 @@ export class PresenceService extends Target {
     const again = () => this.#sendStatus();
     if (!this.#connected || status === this.#sent) return;
     if (wait > 0 && !urgent) this.#arm('status', wait, again);
-    else if (this.#pay(1, urgent ? '' : 'status', again) || urgent) {
+    else if (this.#pay(1, urgent ? '' : 'status', again)) {
       this.#sent = status;
       this.#sentAt = this.#now();
       this.#send(JSON.stringify({ type: 'status', status }));
-    }
+    } else if (urgent) this.#arm('status', STATUS_PAUSE, again);
   }
 
   // Sends the manual status, once; not too often either.
