@@ -64,7 +64,7 @@ function drawCluster(cluster, now) {
     ['Clock, to the engine\u2019s', within(cluster.clock_offset_ms, APART)],
     ['Users here', `${count(cluster.own_users)}, ${count(cluster.own_connections)} connections`],
     ['Alone, or joining', `${lasting(alone * 1000)} since the start`],
-    ['Taken for dead', state(evicted ? 'warn' : 'good', count(evicted))],
+    ['Was taken for dead', state(evicted ? 'warn' : 'good', count(evicted))],
     ['Tables that differed', state(differences ? 'bad' : 'good', count(differences))],
   ]);
   const rank = ({ node_id: id }) => (id === null) - (id === own); // this one first, the lost last
