@@ -72,7 +72,14 @@ class Host {
     inside('route', 'add', HERE, 'via', `10.78.${number}.1`);
     inside('addr', 'add', `${this.wire}/24`, 'dev', `wire-${number}`);
     inside('link', 'set', `wire-${number}`, 'up');
+    this.begun = true;
     return this;
+  }
+
+  end() {
+    if (!this.begun) return;
+    ip('link', 'del', `to-${this.number}`);
+    ip('netns', 'del', this.name);
   }
 
   /** It is one of those who may have the address that moves. */
@@ -100,9 +107,10 @@ class Network {
       for (const line of lines) this.asked.shift().resolve(line.split(' ').map(Number));
     });
     child.stdin.on('error', () => {});
-    cleanup(this.t, () => {
+    cleanup(this.t, async () => {
       child.kill('SIGKILL');
-      return ended;
+      await ended;
+      for (const host of this.hosts) host.end(); // the next test has a network of its own, and takes the same names
     });
     return this;
   }
