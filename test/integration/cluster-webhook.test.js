@@ -173,6 +173,7 @@ test('the engine is away: nothing is posted, then a reset and what comes', { tim
   const { engine, receiver, nodes } = await startCluster(t);
   await heartbeat(nodes[0], 'before');
   await receiver.until('it', () => receiver.changes.length === 2);
+  await until('all to know that it was taken', async () => (await Promise.all(nodes.map(hook))).every((one) => one.pending === 0), { within: 5000 * slow });
   await engine.kill();
   await until('all to be alone', async () => !(await Promise.all(nodes.map(settled))).some(Boolean), { within: 10000 * slow });
   const known = receiver.requests.length;
