@@ -16121,6 +16121,7 @@ static void acme_free(struct acme *acme)
  * believed: each function says whether it was the one that was asked for. */
 
 enum {
+    ENGINE_LAST_MS = 500,        /* at a stop: for the answers to what was written */
     ENGINE_AWAY_MS = 1000,       /* without an answer, or a connection, for as long: away */
     ENGINE_CLOCK_MS = 1000,      /* how often its clock is asked for */
     ENGINE_CLOCK_MOVED = 10,     /* ms by which an offset is another one */
@@ -17964,13 +17965,22 @@ static void engine_turn(struct engine *engine, int64_t until)
     engine_tell_acked(engine);
 }
 
-/* [engine] The thread. */
+/* [engine] True while the engine has not answered all that was written. */
+static bool engine_owes(const struct engine *engine)
+{
+    return engine->step == ENGINE_IS_UP && TAILQ_FIRST(&engine->appends);
+}
+
+/* [engine] The thread. What was asked of it last has a moment to arrive. */
 static void *engine_run(void *argument)
 {
     struct engine *engine = argument;
     thread_is(THREAD_ENGINE);
     prctl(PR_SET_NAME, "engine");
     while (!atomic_load(&engine->quitting)) engine_turn(engine, INT64_MAX);
+    int64_t until = clock_mono_ms() + ENGINE_LAST_MS;
+    do engine_turn(engine, until);
+    while (engine_owes(engine) && clock_mono_ms() < until);
     engine_close(engine);
     return NULL;
 }
@@ -18232,6 +18242,12 @@ struct taker {
     const uint8_t *at, *end;
     bool bad;
 };
+
+static struct taker taker_of(struct span text)
+{
+    const uint8_t *at = (const uint8_t *)text.at;
+    return (struct taker){at, at + text.len, false};
+}
 
 static const uint8_t *take_raw(struct taker *in, size_t n)
 {
@@ -18860,6 +18876,9 @@ static void replica_hear(struct replica *r, struct instant now, size_t holder,
     /* A final end here says nothing of a tab that a lost node had, which may be on its way back. */
     if (!record->state && record->whole && !user_said_live(user))
         replica_unsay_cached(r, user, false);
+    /* Who was offline is seen from here on, whatever a table still has of before: not all have. */
+    if (record->state && !user->state && !user->unsure)
+        atomic_store_explicit(&user->last_seen, record->last_seen, memory_order_relaxed);
     replica_seen(r, user, record->last_seen);
     replica_merge(r, now, user, record->since, record->reason, record->address);
 }
@@ -19461,10 +19480,12 @@ struct node {
 
     unsigned feeds;         /* that are read here, or were lately; the hub's */
     struct buffer kicked;   /* for the hub: ids, each behind its length */
-    struct buffer manuals;  /* set by hand while we were alone: records, */
+    struct buffer late;     /* set by hand while we were alone: records, */
     struct buffer sessions; /* as are sessions that ended meanwhile */
+    struct buffer orders;   /* kicks and what was set by hand, written and not come back */
     int64_t differ_at;      /* mono: the last epoch ended for a difference */
-    bool leaving;           /* it stops, and hears nothing any more */
+    bool leaving;           /* it stops, and hears only how far the engine took what we wrote, */
+    bool in_log;            /* and was not away when it began to */
     unsigned twins;         /* hellos of a second process as this node, an older one */
     struct cluster_counts count;
     uint64_t alone_ms;
@@ -19636,8 +19657,7 @@ static bool node_collect(struct node *node, struct instant now, size_t most)
     struct presence *p = &node->own;
     bool away = node->state == NODE_AWAY;
     struct user *user;
-    /* Who leaves shows what it showed: it is of the log's epoch, and no change is any more. */
-    if (node->committing || node->leaving || node->state == NODE_INSTALLING) return true;
+    if (node->committing || node->state == NODE_INSTALLING) return true;
     if (!away && !node_writes(node)) return true;
     if (!node->filling) node->batch_begin = node->n;
     node->filling = true;
@@ -19705,9 +19725,62 @@ static void node_restate(struct node *node)
         if (user->state != USER_OFFLINE) presence_mark_dirty(p, user, DIRTY_STATE);
 }
 
-/* Begins to write as somebody new; what was written and has not come back is dropped. */
-static void node_be_new(struct node *node)
+/* Notes a kick, or what was set by hand, that the next entry has: it is asked for once and stated by
+ * nobody, unlike users. */
+static void node_note_order(struct node *node, const struct record *record)
 {
+    put_number(&node->orders, node->n + 1);
+    record_write(&node->orders, 0, record);
+}
+
+/* Takes the first of these orders, with its entry's number; false if there is none up to that one. */
+static bool node_take_order(struct taker *in, uint64_t last, struct record *record)
+{
+    struct taker next = *in;
+    if (next.at >= next.end || take_number(&next) > last) return false;
+    record_read(&next, 0, record);
+    if (next.bad) fatal("a record of our own is damaged");
+    *in = next;
+    return true;
+}
+
+/* Our entry n has come back, with orders. */
+static void node_orders_came(struct node *node, uint64_t n)
+{
+    struct record r;
+    struct taker in = taker_of((struct span){node->orders.at, node->orders.len});
+    while (node_take_order(&in, n, &r)) continue;
+    buffer_drop(&node->orders, (size_t)((const char *)in.at - node->orders.at));
+}
+
+/* Sets by hand, or kicks, in the table that goes on by itself; the one is said later. While another
+ * takes that one's place both are, which is at once. */
+static void node_obey(struct node *node, struct instant now, const struct record *r)
+{
+    bool between = node->state == NODE_INSTALLING;
+    if (between || r->kind == RECORD_MANUAL) record_write(&node->late, 0, r);
+    if (between) return;
+    if (r->kind == RECORD_MANUAL) {
+        replica_manual(&node->before, r);
+    } else {
+        replica_kick(&node->before, now, r->id);
+        put_bytes(&node->kicked, r->id);
+    }
+}
+
+/* [hub] The orders that have not come back are obeyed here: who gave them has the answer. */
+static void node_keep_orders(struct node *node, struct instant now)
+{
+    struct record r;
+    struct taker in = taker_of((struct span){node->orders.at, node->orders.len});
+    while (node_take_order(&in, UINT64_MAX, &r)) node_obey(node, now, &r);
+    buffer_free(&node->orders);
+}
+
+/* Begins to write as somebody new; what was written and has not come back is dropped. */
+static void node_be_new(struct node *node, struct instant now)
+{
+    node_keep_orders(node, now);
     node->incarnation = node_random(node);
     node->n = node->beat_n = node->acked = 0;
     node->unheard = 0;
@@ -19741,6 +19814,18 @@ static void node_hello(struct node *node, struct instant now, int64_t mono)
     node->beat_at = mono;
 }
 
+/* [hub] Has all nodes obey; while we are alone, this one. */
+static void node_order(struct node *node, struct instant now, const struct record *record)
+{
+    if (node_alone(node)) {
+        node_obey(node, now, record);
+        return;
+    }
+    node_send(node, now);
+    node_note_order(node, record);
+    node_say(node, now, record);
+}
+
 /* [hub] What a user wants to set by hand, for all nodes. While we are alone it is set here, and
  * said when we are not any more. False if all stays as it was. */
 static bool node_set_manual(struct node *node, struct instant now, struct user *user,
@@ -19759,16 +19844,13 @@ static bool node_set_manual(struct node *node, struct instant now, struct user *
                        .until = update->lifetime ? now.mono + update->lifetime : 0,
                        .hidden = user_invisible(user) ? old->hidden : seen,
                        .message = message};
-    if (!r.there && !old) return false;
-    bool same = r.there && old && old->status == r.status &&
+    /* What we do not hear of may be otherwise elsewhere, and another order be on its way. */
+    bool known = !node_alone(node) && !node->orders.len;
+    if (known && !r.there && !old) return false;
+    bool same = known && r.there && old && old->status == r.status &&
                 !bytes_compare(before.at, before.len, message.at, message.len);
     if (same && !old->until && !update->lifetime) return false;
-    if (node_alone(node)) {
-        record_write(&node->manuals, 0, &r);
-        replica_manual(&node->before, &r);
-    } else {
-        node_say(node, now, &r);
-    }
+    node_order(node, now, &r);
     return true;
 }
 
@@ -19777,12 +19859,12 @@ static void node_say_late(struct node *node, struct instant now, struct buffer *
 {
     struct record r;
     if (!records->len) return;
-    struct taker in = {(const uint8_t *)records->at, (const uint8_t *)records->at + records->len,
-                       false};
+    struct taker in = taker_of((struct span){records->at, records->len});
     node_send(node, now);
     while (in.at < in.end) {
         record_read(&in, 0, &r);
         if (in.bad) fatal("a record of our own is damaged");
+        if (r.kind != RECORD_SESSION) node_note_order(node, &r);
         node_add(node, now, &r);
         if (node->entry_records >= ENTRY_USERS) node_send(node, now);
     }
@@ -19793,12 +19875,7 @@ static void node_say_late(struct node *node, struct instant now, struct buffer *
 /* Ends a user everywhere. While we are alone, here. */
 static void node_kick(struct node *node, struct instant now, struct span id)
 {
-    if (!node_alone(node)) {
-        node_say(node, now, &(struct record){.kind = RECORD_KICK, .id = id});
-        return;
-    }
-    replica_kick(&node->before, now, id);
-    put_bytes(&node->kicked, id);
+    node_order(node, now, &(struct record){.kind = RECORD_KICK, .id = id});
 }
 
 /* ---- The webhook ---- */
@@ -19917,7 +19994,7 @@ static void node_begin(struct node *node, struct instant now, int64_t mono, uint
 {
     node_leave_log(node, mono);
     node->state = state;
-    node_be_new(node);
+    node_be_new(node, now);
     presence_init(&node->next, node->shown->grace, node->shown->threshold, now);
     node->next.kind = PRESENCE_SHARED;
     node->next.silent = true;
@@ -19995,29 +20072,15 @@ static void node_renew(struct node *node, uint32_t epoch)
 }
 
 /* The engine does not answer: we are alone. */
-static void node_down(struct node *node, int64_t mono)
+static void node_down(struct node *node, struct instant now, int64_t mono)
 {
     if (node->state == NODE_AWAY) return;
     node_leave_log(node, mono);
     node->state = NODE_AWAY;
     node->gap = true;
     node->renews = false;
-    node_be_new(node);
+    node_be_new(node, now);
     node_told(node, CAUSE_DOWN);
-}
-
-/* This node stops in order: the others need not wait until they take it for dead. What it shows
- * stays as it is, for the store. */
-static void node_leave(struct node *node, struct instant now, int64_t mono)
-{
-    /* So that whoever posts from here on repeats nothing. */
-    if (node_has_delivered(node)) node_say_delivered(node, now, mono);
-    if (node->said_hello && node->state != NODE_AWAY)
-        node_say(node, now, &(struct record){.kind = RECORD_LEAVING});
-    if (node->state != NODE_AWAY) node_leave_log(node, mono);
-    node->state = NODE_AWAY;
-    node->leaving = true;
-    node->aging = node->said_hello = false;
 }
 
 /* [hub] The engine answers, or does so again. */
@@ -20511,7 +20574,7 @@ static bool node_install(struct node *node, struct instant now, int64_t mono, si
     node_listen(node, node->incarnation);
     node->question = node->questioned = 0;
     node->history_came = false;
-    node_say_late(node, now, &node->manuals);
+    node_say_late(node, now, &node->late);
     node_say_late(node, now, &node->sessions);
     node_told(node, CAUSE_SETTLED);
     return true;
@@ -21014,7 +21077,7 @@ static void node_take_history(struct node *node, struct taker *in)
 /* [hub] Takes an answer to a question of our own; one that makes no sense is none. */
 static void node_take_answer(struct node *node, struct span text)
 {
-    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    struct taker in = taker_of(text);
     struct json_value list;
     bool good = take_byte(&in) == ENTRY_VERSION;
     enum piece_kind kind = (enum piece_kind)take_choice(&in, PIECE_KINDS - 1);
@@ -21083,7 +21146,7 @@ static void node_next_chunk(struct node *node, int64_t mono)
 static bool node_take_piece(struct node *node, struct instant now, int64_t mono, struct span text)
 {
     struct replica *r = &node->replica;
-    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    struct taker in = taker_of(text);
     if (take_byte(&in) != ENTRY_VERSION) return false;
     enum piece_kind kind = (enum piece_kind)take_choice(&in, PIECE_KINDS - 1);
     if (take_number(&in) != node->pieces++) return false;
@@ -21165,7 +21228,13 @@ static void node_note(struct node *node, struct instant now, size_t holder, cons
         if (record->state == USER_LIVE ? !beats : !record->state && record->whole)
             presence_end(own, now, user, REASON_CLOSED);
         break;
-    case RECORD_KICK: put_bytes(&node->kicked, record->id); break;
+    case RECORD_KICK:
+        put_bytes(&node->kicked, record->id);
+        if (ours) node_orders_came(node, e->n);
+        break;
+    case RECORD_MANUAL:
+        if (ours) node_orders_came(node, e->n);
+        break;
     case RECORD_BEAT:
         if (ours && e->n == node->beat_n) node_beat_came(node);
         if (!ours && record->whole) node->whole_beats = true;
@@ -21207,7 +21276,7 @@ static bool node_read(struct node *node, struct instant now, int64_t mono, uint6
                       struct span text)
 {
     struct replica *r = &node->replica;
-    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    struct taker in = taker_of(text);
     struct entry e;
     size_t holder = 0;
     bool were = r->settled;
@@ -21224,7 +21293,7 @@ static bool node_read(struct node *node, struct instant now, int64_t mono, uint6
     case REPLICA_HOLE: node_doubt(node, CAUSE_HOLE); return false;
     case REPLICA_DAMAGED: node_doubt(node, CAUSE_DAMAGED); return false;
     case REPLICA_NEWER:
-        node_down(node, mono);
+        node_down(node, now, mono);
         node_told(node, CAUSE_NEWER);
         node->newer_at = mono + NODE_NEWER_MS;
         return false;
@@ -21254,7 +21323,7 @@ static bool node_read(struct node *node, struct instant now, int64_t mono, uint6
 /* [hub] Keeps an entry until the copy is there that it belongs behind; from our own wish on. */
 static void node_keep(struct node *node, uint64_t base, struct span text)
 {
-    struct taker in = {(const uint8_t *)text.at, (const uint8_t *)text.at + text.len, false};
+    struct taker in = taker_of(text);
     struct entry e;
     struct record record;
     if (entry_read(&in, &e) != ENTRY_GOOD) return;
@@ -21331,10 +21400,10 @@ static bool node_entries(struct node *node, struct instant now, int64_t mono,
  * frees it, and calls this only when nothing is being installed: see node_busy. */
 static bool node_tell(struct node *node, struct instant now, int64_t mono, struct engine_tell *tell)
 {
-    if (node->leaving) return true;
+    if (node->leaving && tell->kind != ENGINE_APPENDED) return true;
     switch (tell->kind) {
     case ENGINE_UP: node_up(node, now, mono, tell); break;
-    case ENGINE_DOWN: node_down(node, mono); break;
+    case ENGINE_DOWN: node_down(node, now, mono); break;
     case ENGINE_ENTRIES:
         if (node->state == NODE_AWAY) break;
         if (node->renews && node->renewing == node->replica.epoch) break;
@@ -21429,10 +21498,10 @@ static void node_beat(struct node *node, struct instant now, int64_t mono)
 
 /* [hub] The engine answers, but what we write is not in what we read: it may refuse it, or
  * something else has changed its keys. Whatever it is, nobody would see our users, not even we. */
-static void node_go_unheard(struct node *node, int64_t mono)
+static void node_go_unheard(struct node *node, struct instant now, int64_t mono)
 {
     node_told(node, CAUSE_UNHEARD);
-    node_down(node, mono);
+    node_down(node, now, mono);
     node->ask(node->context, engine_ask_new(ENGINE_AGAIN));
 }
 
@@ -21444,7 +21513,8 @@ static bool node_work(struct node *node, struct instant now, int64_t mono, size_
     bool done = node_commit(node, now, most);
     if (!node_install(node, now, mono, most)) return false;
     done = node_age(node, now, most) && done;
-    done = node_collect(node, now, most) && done;
+    /* Who leaves shows what it showed: it is of the log's epoch, and no change is any more. */
+    if (!node->leaving) done = node_collect(node, now, most) && done;
     if (node->newer_at && mono >= node->newer_at) {
         node->newer_at = 0;
         node->ask(node->context, engine_ask_new(ENGINE_AGAIN));
@@ -21452,7 +21522,7 @@ static bool node_work(struct node *node, struct instant now, int64_t mono, size_
     if (node->state == NODE_AWAY || node->state == NODE_INSTALLING) return done;
     node_beat(node, now, mono);
     if (node->unheard >= NODE_UNHEARD) {
-        node_go_unheard(node, mono);
+        node_go_unheard(node, now, mono);
         return done;
     }
     if (node_has_delivered(node) && mono - node->delivered_at >= NODE_DELIVERED_MS)
@@ -21495,6 +21565,32 @@ static int64_t node_wait(const struct node *node, int64_t mono)
         node->began_at + NODE_EPOCH_MS < at)
         at = node->began_at + NODE_EPOCH_MS;
     return at > mono ? at - mono : 0;
+}
+
+/* This node stops in order: the others need not wait until they take it for dead. What it shows
+ * stays as it is, for the store. */
+static void node_leave(struct node *node, struct instant now, int64_t mono)
+{
+    while (node_busy(node)) node_install(node, now, mono, SIZE_MAX);
+    /* So that whoever posts from here on repeats nothing. */
+    if (node_has_delivered(node)) node_say_delivered(node, now, mono);
+    if (node->said_hello && node->state != NODE_AWAY)
+        node_say(node, now, &(struct record){.kind = RECORD_LEAVING});
+    node->in_log = node->state != NODE_AWAY;
+    if (node->in_log) node_leave_log(node, mono);
+    node->state = NODE_AWAY;
+    node->leaving = true;
+    node->aging = node->said_hello = false;
+}
+
+/* [hub] Who has left shows its own users as it knows them if the engine did not take all that was
+ * written: what is in no log is in the store then, as if this node had been alone. */
+static void node_keep_own(struct node *node, struct instant now)
+{
+    if (node->in_log && node->acked >= node->n) return;
+    node_restate(node);
+    node_collect(node, now, SIZE_MAX);
+    node_keep_orders(node, now); /* behind it: who was kicked is not said to be there */
 }
 
 /* [hub] Sets a node up, alone, with the table that is shown, which is empty or has users of the
@@ -21545,9 +21641,10 @@ static void node_free(struct node *node)
     presence_free(&node->next);
     buffer_free(&node->entry);
     buffer_free(&node->kicked);
-    buffer_free(&node->manuals);
+    buffer_free(&node->late);
     buffer_free(&node->leavers.ops);
     buffer_free(&node->sessions);
+    buffer_free(&node->orders);
 }
 
 /* ==== 50. Service manager =======================================================================
@@ -24579,8 +24676,7 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
 {
     struct node *node = &server->node;
     while (node->kicked.len) {
-        struct taker in = {(const uint8_t *)node->kicked.at,
-                           (const uint8_t *)node->kicked.at + node->kicked.len, false};
+        struct taker in = taker_of((struct span){node->kicked.at, node->kicked.len});
         struct span id = take_id(&in);
         struct user *user = presence_find(server_own(server), id);
         while (user && user->conns) {
@@ -25116,6 +25212,19 @@ static void hub_stop(struct server *server, struct job *job)
     }
 }
 
+/* [hub] The engine has ended, and what it told last is there: all that it did not take of ours is
+ * to be stored. */
+static void hub_keep_own(struct server *server)
+{
+    struct instant now = server_now(server), time = table_time(server, now);
+    struct job *job;
+    lock_take(&server->table_lock, RANK_TABLE);
+    TAILQ_FOREACH (job, &server->hub.tells, entry)
+        node_tell(&server->node, time, now.mono, container_of(job, struct engine_tell, job));
+    node_keep_own(&server->node, time);
+    lock_give(&server->table_lock, RANK_TABLE);
+}
+
 /* [hub] The last job: what is left to tell the store goes out in one more batch, then the hub ends.
  * A batch that is under way comes first, for as long as the stop may take. */
 static void hub_quit(struct server *server, struct job *job)
@@ -25123,6 +25232,7 @@ static void hub_quit(struct server *server, struct job *job)
     (void)job;
     server->hub.quitting = true;
     server->hub.stop_by = server->stop_by;
+    if (server->clustered) hub_keep_own(server);
 }
 
 /* [hub] Counts users and connections once a minute, for the history. A minute that was slept
@@ -30348,7 +30458,7 @@ static void server_wait_for_hub(struct server *server)
  * 3. The listener ends, and with it CivetWeb's workers: after this nothing is handed to the hub.
  * 4. Handshake workers, which work for the listener, and the reader, which works for the hub and
  *    tells it of each read; the hub runs still. The webhook and the engine before the last batch,
- *    which has how far they came.
+ *    which has how far the one came, and what the other did not take.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
  * 6. What they used: table, store, sockets.
  *

@@ -217,6 +217,8 @@ struct rig {
     struct rig_hold *holds;
     size_t time_count, hold_count;
     int64_t held[RIG_NODES * RIG_USERS]; /* since when; 0: not */
+    enum status wishes[RIG_USERS];       /* set by hand last, */
+    bool wished[RIG_USERS];              /* by a node that lives since */
     int64_t now;
     bool up;
     bool faults;  /* the engine forgets, and answers are lost */
@@ -303,6 +305,7 @@ static void rig_log_drop(struct rig *rig, size_t from, size_t count)
 static void rig_renew(struct rig *rig, uint32_t next)
 {
     rig_log_drop(rig, 0, rig->log_count);
+    memset(rig->wished, 0, sizeof rig->wished); /* what was in the log may be in none now */
     rig->last_count = 0;
     rig->epoch = next;
     rig->count = 0;
@@ -651,6 +654,7 @@ static void rig_node_start(struct rig_node *n)
 
 static void rig_node_end(struct rig_node *n)
 {
+    for (int i = n->number; i < RIG_USERS; i += RIG_NODES) n->rig->wished[i] = false;
     rig_forget(n);
     for (size_t i = 0; i < n->ask_count; i++) rig_ask_free(n->asks[i]);
     n->ask_count = 0;
@@ -760,6 +764,24 @@ static void rig_watch(struct rig *rig, int kicked)
     }
 }
 
+/* Sets by hand what a user wishes whom only this node sets, so that the last order is known. */
+static void rig_set_manual(struct rig_node *n)
+{
+    struct rig *rig = n->rig;
+    struct instant now = {rig->now, 0};
+    int user = n->number + RIG_NODES * (int)below64(&rig->seed, RIG_USERS / RIG_NODES);
+    struct user *shown = presence_find(&n->shown, rig_id(user));
+    struct manual_update update = {
+        .status = below64(&rig->seed, 3) ? (enum status)below64(&rig->seed, 3) : STATUS_AUTOMATIC,
+        .lifetime = below64(&rig->seed, 3) ? 0 : 5000,
+    };
+    if (!shown) return;
+    node_set_manual(&n->node, now, shown, &update);
+    rig->wishes[user] = update.lifetime ? STATUS_AUTOMATIC : update.status;
+    rig->wished[user] = true;
+    rig_note(n);
+}
+
 /* A random step of a user at a node. */
 static void rig_act(struct rig_node *n)
 {
@@ -794,30 +816,37 @@ static void rig_act(struct rig_node *n)
         break;
     case 8:
         if (below64(&rig->seed, 20) || !n->node.said_hello) break;
-        node_say(&n->node, now, &(struct record){.kind = RECORD_KICK, .id = rig_id(user)});
+        node_kick(&n->node, now, rig_id(user));
         rig->kicks++;
         rig_watch(rig, user);
         break;
     default:
-        if (below64(&rig->seed, 8) || !n->node.said_hello) break;
-        node_say(&n->node, now,
-                 &(struct record){.kind = RECORD_MANUAL,
-                                  .id = rig_id(user),
-                                  .there = below64(&rig->seed, 2),
-                                  .status = (enum status)below64(&rig->seed, 5),
-                                  .last_seen = now.mono,
-                                  .hidden = now.mono,
-                                  .until = below64(&rig->seed, 2) ? now.mono + 5000 : 0});
+        if (!below64(&rig->seed, 4)) rig_set_manual(n);
     }
+}
+
+/* What a node does at a stop in order, whether the engine takes what it said last or not. */
+static void rig_node_stop(struct rig_node *n)
+{
+    struct instant now = {n->rig->now, 0};
+    node_leave(&n->node, now, now.mono);
+    rig_note(n);
+    if (n->rig->up && below64(&n->rig->seed, 2)) rig_carry(n->rig, n);
+    node_keep_own(&n->node, now);
+    rig_note(n);
 }
 
 /* A random fault. */
 static void rig_fault(struct rig *rig)
 {
     struct rig_node *n = &rig->nodes[below64(&rig->seed, RIG_NODES)];
-    switch (below64(&rig->seed, 60)) {
+    bool between = n->alive && node_busy(&n->node) && !below64(&rig->seed, 4);
+    switch (between ? 0 : below64(&rig->seed, 60)) {
     case 0:
-        if (n->alive) rig_node_end(n), rig->kills++;
+        if (!n->alive) break;
+        if (!n->paused && below64(&rig->seed, 2)) rig_node_stop(n);
+        rig_node_end(n);
+        rig->kills++;
         break;
     case 1:
     case 2:
@@ -841,6 +870,7 @@ static void rig_fault(struct rig *rig)
             rig->count = rig->log[rig->log_count - 1].base;
             rig_log_drop(rig, rig->log_count - 1, 1);
         }
+        memset(rig->wished, 0, sizeof rig->wished);
         rig->tails++;
         rig->run += !rig->quietly;
         for (int i = 0; i < RIG_NODES && !rig->quietly; i++)
@@ -853,7 +883,8 @@ static void rig_fault(struct rig *rig)
     case 10: /* its connection is cut, and back at once */
         if (n->alive && !n->down && rig->up) rig_tell_up(rig, n), rig->cuts++;
         break;
-    case 11: /* the engine, or the way to it, is gone for long */
+    case 11: /* the engine, or the way to it, is gone for long, often with an order under way */
+        if (n->alive && !n->paused && below64(&rig->seed, 2)) rig_set_manual(n);
         if (below64(&rig->seed, 2)) {
             rig->up = !rig->up;
             for (int i = 0; i < RIG_NODES && !rig->up; i++)
@@ -923,6 +954,19 @@ static void rig_step(struct rig *rig, bool faults)
     }
 }
 
+/* What was set by hand last holds everywhere, wherever its order was lost on the way. */
+static void rig_check_wish(const struct rig *rig, int user)
+{
+    for (int i = 0; i < RIG_NODES && rig->wished[user]; i++) {
+        const struct user *shown = presence_find(&rig->nodes[i].shown, rig_id(user));
+        const struct manual *manual = shown ? user_manual(shown) : NULL;
+        enum status status = manual ? manual->status : STATUS_AUTOMATIC;
+        if (status != rig->wishes[user])
+            fail_msg("node %d has %d by hand of user %d, whose wish was %d", i, status, user,
+                     rig->wishes[user]);
+    }
+}
+
 /* Without faults, until everybody has settled and what was cached has ended: all tables are equal,
  * and what they show is what the sockets say. */
 static void rig_quiet(struct rig *rig)
@@ -953,6 +997,7 @@ static void rig_quiet(struct rig *rig)
     for (int user = 0; user < RIG_USERS; user++) {
         int links = 0;
         bool cached = false;
+        rig_check_wish(rig, user);
         for (int i = 0; i < RIG_NODES; i++) {
             const struct user *own = presence_find(&rig->nodes[i].node.own, rig_id(user));
             links += rig->nodes[i].links[user];
@@ -1420,6 +1465,31 @@ static void leaving_evicts_at_once(void **unused)
     calm_end();
 }
 
+/* Who stops and was not heard by the engine has its own users in the store, as if it were alone;
+ * who was heard shows what the log says. */
+static void leaving_unheard_keeps_its_own(void **unused)
+{
+    (void)unused;
+    for (int heard = 0; heard < 2; heard++) {
+        struct rig_node *n = &calm.nodes[2];
+        calm_begin();
+        calm_open(2, 0);
+        calm_pass(1000);
+        n->deaf = true; /* it reads nothing: what it writes is taken or not */
+        calm_open(2, 1);
+        for (int turn = 0; turn < 5; turn++) rig_turn(n);
+        calm_set_manual(2, 0, STATUS_AWAY, 0);
+        node_leave(&n->node, *calm_now(), calm.now);
+        if (heard) calm_pass(500);
+        node_keep_own(&n->node, *calm_now());
+        rig_note(n);
+        assert_int_equal(calm_shown(2, 1) != NULL, !heard);
+        assert_int_equal(user_manual(calm_shown(2, 0)) != NULL, !heard);
+        assert_int_equal(calm_shown(2, 0)->state, USER_LIVE);
+        calm_end();
+    }
+}
+
 /* An emptied engine is no event: nobody leaves or joins, sessions go on. Users of a node that is
  * absent are stated in its name, and end by the threshold. */
 static void nobody_leaves_for_a_new_epoch(void **unused)
@@ -1507,6 +1577,37 @@ static void manual_status_survives(void **unused)
     calm_pass(5000);
     calm_has_manual(0, STATUS_AWAY);
     calm_has_manual(1, STATUS_OFFLINE);
+    calm_end();
+}
+
+/* Who set something by hand, or kicked, has an answer: if the engine goes before it has the entry, it
+ * is done here, and what is set is said on return. */
+static void orders_outlive_the_engine(void **unused)
+{
+    (void)unused;
+    calm_begin();
+    calm_open(0, 0);
+    calm_open(2, 1);
+    calm_pass(1000);
+    calm_set_manual(1, 0, STATUS_BUSY, 0);
+    calm_pass(1000);
+    calm_set_manual(1, 0, STATUS_AWAY, 0);
+    calm_set_manual(1, 0, STATUS_BUSY, 0); /* as it is shown, but not as it will be */
+    calm_down(1);
+    node_kick(&calm.nodes[2].node, *calm_now(), rig_id(1));
+    calm_down(2);
+    calm_pass(500);
+    assert_int_equal(calm.nodes[2].links[1], 0);
+    assert_int_equal(user_manual(calm_shown(1, 0))->status, STATUS_BUSY);
+    calm_set_manual(0, 0, STATUS_OFFLINE, 0);
+    calm_pass(500);
+    calm_up(1);
+    calm_up(2);
+    calm_pass(5000);
+    calm_has_manual(0, STATUS_BUSY);
+    calm_pass(60000); /* the others wait for whom an incarnation had that is no more */
+    assert_null(calm_shown(0, 1));
+    assert_int_equal(calm.nodes[1].node.orders.len, 0);
     calm_end();
 }
 
@@ -2152,9 +2253,11 @@ static const struct CMUnitTest CLUSTER_TESTS[] = {
     cmocka_unit_test(users_of_a_lost_node_may_come_back),
     cmocka_unit_test(restart_evicts_at_once),
     cmocka_unit_test(leaving_evicts_at_once),
+    cmocka_unit_test(leaving_unheard_keeps_its_own),
     cmocka_unit_test(nobody_leaves_for_a_new_epoch),
     cmocka_unit_test(manual_status_survives),
     cmocka_unit_test(manual_status_ends_once),
+    cmocka_unit_test(orders_outlive_the_engine),
     cmocka_unit_test(joiner_takes_the_table_over),
     cmocka_unit_test(patient_node_waits_for_others),
     cmocka_unit_test(empty_epoch_is_gone_on_with),
