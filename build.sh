@@ -21,7 +21,7 @@
 #   JOBS                    how many compilers at once, default one a processor
 #   TEST_JOBS               how many files of tests at once, default two a processor: most wait
 #   TEST_TIMEOUT            seconds one of them may take, default 300
-#   LONG_TIMEOUT            seconds a file of test/full may take, default 1200
+#   LONG_TIMEOUT            seconds a file of test/full, or one of its unit tests, may take: 1200
 #   PREFIX, DESTDIR, SYSCONFDIR  for `install`: /usr/local, nothing, /etc; from / on, of letters,
 #                           digits and / . _ + - @ alone
 #   SOURCE_DATE_EPOCH       the time stamps in what `package` makes, default the last commit's

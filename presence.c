@@ -3133,9 +3133,11 @@ static bool option_set(struct options *options, const struct option_row *row, co
     char low[32], high[32];
     if (!option_parse_number(row, value, &n))
         return fail(why, "--%s: '%s' is not understood; %s", row->name, value, remedies[row->type]);
+    bool bare = row->type == OPTION_DURATION && value[strlen(value) - 1] <= '9';
     if (n < row->min || n > row->max)
-        return fail(why, "--%s: '%s' is out of bounds; give it %s to %s", row->name, value,
-                    option_bound(row, row->min, low), option_bound(row, row->max, high));
+        return fail(why, "--%s: '%s' is out of bounds; give it %s to %s%s", row->name, value,
+                    option_bound(row, row->min, low), option_bound(row, row->max, high),
+                    bare ? "; without a unit it is in seconds" : "");
     *(int64_t *)field = n;
     return true;
 }
@@ -17845,6 +17847,16 @@ static int64_t engine_line_due(const struct engine_line *line)
     return since + ENGINE_AWAY_MS + (first->kind == CALL_READ ? ENGINE_BLOCK_MS : 0);
 }
 
+/* [main, engine] What is waited for in vain. A port without TLS waits for the rest of our greeting,
+ * as it sees no end of a line in it. */
+static const char *engine_silence(const struct engine *engine)
+{
+    if (engine->step == ENGINE_FIND) return "the resolver does not answer in time";
+    bool shakes = engine->ask.state == LINE_SHAKING || engine->read.state == LINE_SHAKING;
+    return shakes ? "its port does not answer to TLS in time; without TLS it is redis://"
+                  : "it does not answer in time";
+}
+
 /* [engine] Looks at the clocks, once all that came was read: what is due is done. */
 static void engine_tick(struct engine *engine)
 {
@@ -17854,8 +17866,7 @@ static void engine_tick(struct engine *engine)
         engine->good_at = now - ENGINE_AWAY_MS;
     } else if (engine->step != ENGINE_IS_UP && engine->step != ENGINE_REST &&
                now >= engine->try_by) {
-        engine_fail(engine, engine->step == ENGINE_FIND ? "the resolver does not answer in time"
-                                                        : "it does not answer in time");
+        engine_fail(engine, "%s", engine_silence(engine));
     }
     if (engine->step == ENGINE_IS_UP) {
         /* One that fails whenever it was just found is none that is there. */
@@ -17869,7 +17880,7 @@ static void engine_tick(struct engine *engine)
         engine->down = true;
         tell.n = engine->brief && engine->down_said;
         engine->down_said = true;
-        buffer_text(&tell.text, *engine->why ? engine->why : "it does not answer");
+        buffer_text(&tell.text, *engine->why ? engine->why : engine_silence(engine));
         engine_tell(engine, tell);
     }
 }
@@ -17979,8 +17990,8 @@ static void *engine_run(void *argument)
     prctl(PR_SET_NAME, "engine");
     while (!atomic_load(&engine->quitting)) engine_turn(engine, INT64_MAX);
     int64_t until = clock_mono_ms() + ENGINE_LAST_MS;
-    do engine_turn(engine, until);
-    while (engine_owes(engine) && clock_mono_ms() < until);
+    engine_turn(engine, 0);
+    while (engine_owes(engine) && clock_mono_ms() < until) engine_turn(engine, until);
     engine_close(engine);
     return NULL;
 }
@@ -18067,8 +18078,7 @@ static enum engine_probe engine_probe(struct engine *engine, struct why why)
     enum engine_probe result = engine->step == ENGINE_IS_UP ? ENGINE_GOOD
                                : engine->wrong              ? ENGINE_WRONG
                                                             : ENGINE_AWAY;
-    if (result != ENGINE_GOOD)
-        fail(why, "%s", *engine->why ? engine->why : "it does not answer in time");
+    if (result != ENGINE_GOOD) fail(why, "%s", *engine->why ? engine->why : engine_silence(engine));
     engine_close(engine);
     engine->probing = false;
     return result;
@@ -18188,7 +18198,7 @@ struct record {
     int64_t untold; /* HELLO: wall, since when its store may have what no other has; 0: never */
     int64_t began;  /* HELLO: wall, when its process did */
     int64_t last_seen;      /* SAYS, SEEN, CACHED, MANUAL: wall */
-    int64_t until, hidden;  /* MANUAL: wall; until 0 is for good */
+    int64_t until, hidden;  /* MANUAL: wall; until 0 is for good. Not there: what ran out then */
     bool there;             /* MANUAL: false is nothing any more */
     struct span message;    /* MANUAL */
     const uint8_t *address; /* SAYS: of the connection that ended last; or NULL */
@@ -18932,6 +18942,9 @@ static void replica_manual(struct replica *r, const struct record *record)
     struct presence *p = r->table;
     struct user *user = presence_find(p, record->id);
     if (!user && !record->there) return;
+    const struct manual *old = user ? user_manual(user) : NULL;
+    bool ran_out = !record->there && record->until;
+    if (ran_out && old && old->until != record->until) return; /* another was set meanwhile */
     if (!user) {
         user = presence_make(p, record->id);
         user->reason = (uint8_t)record->reason;
@@ -18939,7 +18952,7 @@ static void replica_manual(struct replica *r, const struct record *record)
     if (!user->state) replica_seen(r, user, record->last_seen);
     if (record->there)
         user_put_manual(p, user, record->status, record->until, record->hidden, record->message);
-    else if (user_manual(user)) user_take_manual(p, user);
+    else if (old) user_take_manual(p, user);
     else return;
     if (p->silent) presence_forget(p, user);
     else user_tell_manual(p, user);
@@ -19331,6 +19344,7 @@ enum node_cause {
     CAUSE_NEWER,
     CAUSE_UNHEARD,
     CAUSE_NODE_LOST, /* see node.lost */
+    CAUSE_NAMESAKE,
     CAUSE_SETTLED,
     CAUSE_COUNT
 };
@@ -19486,6 +19500,7 @@ struct node {
     int64_t differ_at;      /* mono: the last epoch ended for a difference */
     bool leaving;           /* it stops, and hears only how far the engine took what we wrote, */
     bool in_log;            /* and was not away when it began to */
+    uint64_t namesake;      /* the node with our name that was told of last */
     unsigned twins;         /* hellos of a second process as this node, an older one */
     struct cluster_counts count;
     uint64_t alone_ms;
@@ -19725,15 +19740,15 @@ static void node_restate(struct node *node)
         if (user->state != USER_OFFLINE) presence_mark_dirty(p, user, DIRTY_STATE);
 }
 
-/* Notes a kick, or what was set by hand, that the next entry has: it is asked for once and stated by
- * nobody, unlike users. */
+/* Notes an order, a kick or what was set by hand, that the next entry has: it is given once, and
+ * stated by nobody as users are. */
 static void node_note_order(struct node *node, const struct record *record)
 {
     put_number(&node->orders, node->n + 1);
     record_write(&node->orders, 0, record);
 }
 
-/* Takes the first of these orders, with its entry's number; false if there is none up to that one. */
+/* Takes the first of these orders; false if none is left of entries up to that one. */
 static bool node_take_order(struct taker *in, uint64_t last, struct record *record)
 {
     struct taker next = *in;
@@ -19753,19 +19768,31 @@ static void node_orders_came(struct node *node, uint64_t n)
     buffer_drop(&node->orders, (size_t)((const char *)in.at - node->orders.at));
 }
 
-/* Sets by hand, or kicks, in the table that goes on by itself; the one is said later. While another
- * takes that one's place both are, which is at once. */
+/* [hub] Kicks in the table that goes on by itself: our own connections end as the hub closes them.
+ * Whom others have they have still, who do not hear of it: a guess. */
+static void node_kick_alone(struct node *node, struct instant now, struct span id)
+{
+    struct replica *r = &node->before;
+    struct user *user = presence_find(node->shown, id);
+    put_bytes(&node->kicked, id);
+    if (!user || !user->state) return;
+    for (struct said **place = &user->said; *place;) {
+        bool ours = (*place)->holder == INCARNATION_SELF;
+        user->unsure |= !ours;
+        if (ours) place = &(*place)->next;
+        else replica_unsay(r, user, place);
+    }
+    replica_merge(r, now, user, 0, REASON_KICKED, NULL);
+}
+
+/* [hub] Does it in the table that goes on by itself; what is set by hand is said later. While
+ * another takes that one's place both are, which is soon. */
 static void node_obey(struct node *node, struct instant now, const struct record *r)
 {
-    bool between = node->state == NODE_INSTALLING;
-    if (between || r->kind == RECORD_MANUAL) record_write(&node->late, 0, r);
-    if (between) return;
-    if (r->kind == RECORD_MANUAL) {
-        replica_manual(&node->before, r);
-    } else {
-        replica_kick(&node->before, now, r->id);
-        put_bytes(&node->kicked, r->id);
-    }
+    bool between = node->state == NODE_INSTALLING, sets = r->kind == RECORD_MANUAL;
+    if (between || sets) record_write(&node->late, 0, r);
+    if (!between && sets) replica_manual(&node->before, r);
+    if (!between && !sets) node_kick_alone(node, now, r->id);
 }
 
 /* [hub] The orders that have not come back are obeyed here: who gave them has the answer. */
@@ -19777,7 +19804,7 @@ static void node_keep_orders(struct node *node, struct instant now)
     buffer_free(&node->orders);
 }
 
-/* Begins to write as somebody new; what was written and has not come back is dropped. */
+/* [hub] Begins to write as somebody new; what was written and has not come back is dropped. */
 static void node_be_new(struct node *node, struct instant now)
 {
     node_keep_orders(node, now);
@@ -19835,13 +19862,14 @@ static bool node_set_manual(struct node *node, struct instant now, struct user *
     struct span message = {update->message, update->len};
     struct span before = status_text_span(old ? old->message : NULL);
     int64_t seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+    bool there = update->status != STATUS_AUTOMATIC || update->len;
     struct record r = {.kind = RECORD_MANUAL,
                        .id = user_id(user),
-                       .there = update->status != STATUS_AUTOMATIC || update->len,
+                       .there = there,
                        .status = update->status,
                        .reason = (enum reason)user->reason,
                        .last_seen = seen,
-                       .until = update->lifetime ? now.mono + update->lifetime : 0,
+                       .until = there && update->lifetime ? now.mono + update->lifetime : 0,
                        .hidden = user_invisible(user) ? old->hidden : seen,
                        .message = message};
     /* What we do not hear of may be otherwise elsewhere, and another order be on its way. */
@@ -20260,6 +20288,7 @@ static void node_end_manual(struct node *node, struct instant now, struct manual
                  &(struct record){.kind = RECORD_MANUAL,
                                   .id = user_id(user),
                                   .status = STATUS_AUTOMATIC,
+                                  .until = manual->until,
                                   .last_seen =
                                       atomic_load_explicit(&user->last_seen, memory_order_relaxed),
                                   .reason = (enum reason)user->reason});
@@ -20494,7 +20523,9 @@ static void node_install_user(struct node *node, struct instant now, struct user
     struct presence *p = node->shown;
     bool guessed = user->unsure && !user->state, was = user->state;
     bool offline = !was && from && !from->state;
-    bool tell = !from && (guessed || (was && !node_others_tell(node, user)));
+    /* Who was back meanwhile and left had another session. What is told twice does no harm. */
+    bool gone = !from || !from->state;
+    bool tell = gone && (guessed || (was && !node_others_tell(node, user)));
     struct session_record ended = {.from = user->online_since, .reason = user->reason};
     ended.to = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
     enum reason reason = user->state == USER_CACHED ? (enum reason)user->reason : REASON_NODE_LOST;
@@ -21243,6 +21274,11 @@ static void node_note(struct node *node, struct instant now, size_t holder, cons
         /* What comes before our own hello may be our own, of before; who is younger gives way. */
         if (!ours && e->node == node->id && node->replica.incarnations[INCARNATION_SELF]->n)
             node->twins += record->began <= node->began;
+        if (node->state == NODE_SETTLED && e->node != node->id && e->node != node->namesake &&
+            !bytes_compare(record->name.at, record->name.len, node->name, strlen(node->name))) {
+            node->namesake = e->node;
+            node_told(node, CAUSE_NAMESAKE);
+        }
         break;
     case RECORD_WANT: node_wanted(node, e, record); break;
     case RECORD_EVICT: node_note_lost(node, record->about); break;
@@ -21567,8 +21603,8 @@ static int64_t node_wait(const struct node *node, int64_t mono)
     return at > mono ? at - mono : 0;
 }
 
-/* This node stops in order: the others need not wait until they take it for dead. What it shows
- * stays as it is, for the store. */
+/* [hub] This node stops in order: the others need not wait until they take it for dead. What it
+ * shows stays as it is, for the store. */
 static void node_leave(struct node *node, struct instant now, int64_t mono)
 {
     while (node_busy(node)) node_install(node, now, mono, SIZE_MAX);
@@ -21583,14 +21619,18 @@ static void node_leave(struct node *node, struct instant now, int64_t mono)
     node->aging = node->said_hello = false;
 }
 
-/* [hub] Who has left shows its own users as it knows them if the engine did not take all that was
- * written: what is in no log is in the store then, as if this node had been alone. */
+/* True if the engine took all that was written by who has left. */
+static bool node_was_heard(const struct node *node)
+{
+    return node->in_log && node->acked >= node->n;
+}
+
+/* [hub] Who has left and was not heard shows its own users as it knows them: what is in no log is
+ * in the store then, as if this node had been alone. */
 static void node_keep_own(struct node *node, struct instant now)
 {
-    if (node->in_log && node->acked >= node->n) return;
     node_restate(node);
     node_collect(node, now, SIZE_MAX);
-    node_keep_orders(node, now); /* behind it: who was kicked is not said to be there */
 }
 
 /* [hub] Sets a node up, alone, with the table that is shown, which is empty or has users of the
@@ -24431,6 +24471,9 @@ static void hub_node_says(void *context, enum node_cause cause)
         [CAUSE_UNHEARD] = {LOG_WARN, "what this node writes does not come back from the engine, so"
                                      " it goes on alone, and tries again; does anything else"
                                      " change its keys?"},
+        [CAUSE_NAMESAKE] = {LOG_WARN, "another node that begins has the name of this one; give each"
+                                      " a --node-name, to tell them apart here and on the admin"
+                                      " page"},
         [CAUSE_SETTLED] = {LOG_INFO, "this node has all users"},
     };
     if (cause == CAUSE_NODE_LOST)
@@ -25221,6 +25264,13 @@ static void hub_keep_own(struct server *server)
     lock_take(&server->table_lock, RANK_TABLE);
     TAILQ_FOREACH (job, &server->hub.tells, entry)
         node_tell(&server->node, time, now.mono, container_of(job, struct engine_tell, job));
+    bool heard = node_was_heard(&server->node);
+    if (!heard) node_keep_orders(&server->node, time);
+    lock_give(&server->table_lock, RANK_TABLE);
+    if (heard) return;
+    server->hub.until = INT64_MAX;
+    hub_cluster_kick(server, now);
+    lock_take(&server->table_lock, RANK_TABLE);
     node_keep_own(&server->node, time);
     lock_give(&server->table_lock, RANK_TABLE);
 }

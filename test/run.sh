@@ -243,7 +243,9 @@ skipped_in() {
 
 # Runs a cmocka program: $1 name.
 run_unit() {
-    sanitized timeout "$TEST_TIMEOUT" "build/$1"
+    local seconds=$TEST_TIMEOUT
+    [ -z "${PRESENCE_THOROUGH:-}" ] || seconds=$LONG_TIMEOUT # its models go ten times as far
+    sanitized timeout "$seconds" "build/$1"
 }
 
 # Lets a fuzzer search: $1 name, $2 seconds, $3 those after which it is ended, $4 the folder of what

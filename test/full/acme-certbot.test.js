@@ -11,7 +11,7 @@ const { startPebble } = require('../integration/lib/pebble');
 const NAME = 'presence.example.com';
 
 test('certbot as the README has it', { skip: needs('certbot', 'apt-get install certbot').skip, timeout: 120000 * slow }, async (t) => {
-  const pebble = await startPebble(t, { PEBBLE_WFE_NONCEREJECT: '5' });
+  const pebble = await startPebble(t, { PEBBLE_WFE_NONCEREJECT: '0', PEBBLE_AUTHZREUSE: '0' });
   const dir = tempDir(t);
   const [etc, root, store] = ['etc', 'root', 'store'].map((name) => path.join(dir, name));
   for (const one of [etc, root, path.join(store, 'renewal-hooks/deploy')]) fs.mkdirSync(one, { recursive: true });

@@ -91,7 +91,7 @@ test('the command line wins over the environment, and that over the file', { tim
 test('what --print-config tells is read again as the same', { timeout: 300000 }, async (t) => {
   const samples = {
     LIST: ['127.0.0.1:0', '[::1]:8080'], ORIGINS: ['https://a.example', 'http://b.example:8080'], RANGES: ['10.0.0.0/8', '::1'],
-    FILES: ['/no/such', 'k=/no/such either'], FLAG: ['yes'],
+    FILES: ['/no/such', 'k=/no/such either'], FLAG: ['yes'], HOSTS: ['presence.example.com', 'www.presence.example.com'],
   };
   const file = path.join(tempDir(t), 'config');
   for (const row of ROWS) {

@@ -201,6 +201,16 @@ sideBySide(() => {
     assert.ok(connections(engine) - before < 40, 'no more than those of this test'); // one for each redis-cli
   });
 
+  test('a second node of the same name is said by the first, another name is not', async (t) => {
+    const engine = await startEngine(t);
+    const NAMESAKE = /another node that begins has the name of this one; give each a --node-name/;
+    const one = await node(t, engine.url(), ['--node-name', 'a']);
+    await settled(one);
+    for (const name of ['b', 'a']) await settled(await node(t, engine.url(), ['--node-name', name]));
+    await sees(one, NAMESAKE);
+    assert.equal(count(one, NAMESAKE), 1);
+  });
+
   // name, how the engine is brought to take nothing more, and back
   const REFUSING = [
     ['that is full', (engine) => engine.say('CONFIG', 'SET', 'maxmemory', '1'), (engine) => engine.say('CONFIG', 'SET', 'maxmemory', '0')],
@@ -335,6 +345,13 @@ sentinel failover-timeout main 2000
     const other = await node(t, `redis+sentinel://127.0.0.1:${sentinel.port}/test?master=other`);
     await sees(other, AWAY);
     assert.match(other.stderr, /knows no master other/);
+  });
+
+  test('rediss: a port without TLS is told from an engine that is away', async (t) => {
+    const engine = await startEngine(t);
+    const server = await node(t, engine.url().replace('redis:', 'rediss:'), ['--cluster-ca-file', new Authority(tempDir(t)).file]);
+    await sees(server, AWAY);
+    assert.match(server.lines.find((line) => AWAY.test(line)), /its port does not answer to TLS in time; without TLS it is redis:/);
   });
 
   test('rediss: the certificate is held against the CA and the host', async (t) => {

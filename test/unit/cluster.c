@@ -705,6 +705,25 @@ static void rig_user_text(const struct node *node, const struct user *user, stru
     for (int i = 0; i < count; i++) buffer_print(out, "  %s\n", rows[i]);
 }
 
+/* What the hub does with whom the node has kicked. */
+static void rig_close_kicked(struct rig_node *n)
+{
+    struct instant now = {n->rig->now, 0};
+    struct taker kicked = taker_of((struct span){n->node.kicked.at, n->node.kicked.len});
+    while (kicked.at < kicked.end) {
+        struct span id = take_id(&kicked);
+        struct user *user = presence_find(&n->node.own, id);
+        for (int i = 0; user && i < RIG_USERS; i++) {
+            if (!spans_equal(rig_id(i), id)) continue;
+            while (n->links[i])
+                presence_disconnect(&n->node.own, now, &n->conns[i][--n->links[i]], END_KICKED);
+            presence_end(&n->node.own, now, user, REASON_KICKED);
+            break;
+        }
+    }
+    n->node.kicked.len = 0;
+}
+
 /* What the node does in a turn of its hub. */
 static void rig_turn(struct rig_node *n)
 {
@@ -723,20 +742,7 @@ static void rig_turn(struct rig_node *n)
         rig_note(n);
         if (!below64(&rig->seed, 10)) break;
     }
-    struct taker kicked = {(const uint8_t *)n->node.kicked.at,
-                           (const uint8_t *)n->node.kicked.at + n->node.kicked.len, false};
-    while (kicked.at < kicked.end) {
-        struct span id = take_id(&kicked);
-        struct user *user = presence_find(&n->node.own, id);
-        for (int i = 0; user && i < RIG_USERS; i++) {
-            if (!spans_equal(rig_id(i), id)) continue;
-            while (n->links[i])
-                presence_disconnect(&n->node.own, now, &n->conns[i][--n->links[i]], END_KICKED);
-            presence_end(&n->node.own, now, user, REASON_KICKED);
-            break;
-        }
-    }
-    n->node.kicked.len = 0;
+    rig_close_kicked(n);
     node_work(&n->node, now, rig->now, n->slow ? 1 : 1 + below64(&rig->seed, 8));
     rig_note(n);
     node_tick(&n->node, now, SIZE_MAX);
@@ -832,8 +838,13 @@ static void rig_node_stop(struct rig_node *n)
     node_leave(&n->node, now, now.mono);
     rig_note(n);
     if (n->rig->up && below64(&n->rig->seed, 2)) rig_carry(n->rig, n);
-    node_keep_own(&n->node, now);
-    rig_note(n);
+    if (!node_was_heard(&n->node)) {
+        node_keep_orders(&n->node, now);
+        rig_close_kicked(n);
+        node_keep_own(&n->node, now);
+        rig_note(n);
+    }
+    rig_write(n, true);
 }
 
 /* A random fault. */
@@ -1481,7 +1492,9 @@ static void leaving_unheard_keeps_its_own(void **unused)
         calm_set_manual(2, 0, STATUS_AWAY, 0);
         node_leave(&n->node, *calm_now(), calm.now);
         if (heard) calm_pass(500);
-        node_keep_own(&n->node, *calm_now());
+        assert_int_equal(node_was_heard(&n->node), heard);
+        if (!heard) node_keep_orders(&n->node, *calm_now());
+        if (!heard) node_keep_own(&n->node, *calm_now());
         rig_note(n);
         assert_int_equal(calm_shown(2, 1) != NULL, !heard);
         assert_int_equal(user_manual(calm_shown(2, 0)) != NULL, !heard);
@@ -1580,8 +1593,8 @@ static void manual_status_survives(void **unused)
     calm_end();
 }
 
-/* Who set something by hand, or kicked, has an answer: if the engine goes before it has the entry, it
- * is done here, and what is set is said on return. */
+/* Who set something by hand, or kicked, has an answer: if the engine goes before it has the entry,
+ * it is done here, and what is set is said on return. */
 static void orders_outlive_the_engine(void **unused)
 {
     (void)unused;
