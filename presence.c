@@ -18256,7 +18256,7 @@ struct taker {
 static struct taker taker_of(struct span text)
 {
     const uint8_t *at = (const uint8_t *)text.at;
-    return (struct taker){at, at + text.len, false};
+    return (struct taker){at, text.len ? at + text.len : at, false};
 }
 
 static const uint8_t *take_raw(struct taker *in, size_t n)

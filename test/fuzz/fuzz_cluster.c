@@ -216,6 +216,31 @@ static void fuzz_own_user(struct fuzz_node *f, unsigned what)
     fuzz_turn(f);
 }
 
+/* A kick, or something that is set by hand. */
+static void fuzz_order(struct fuzz_node *f, unsigned what)
+{
+    struct span id = fuzz_user((int)(what % FUZZ_USERS));
+    struct user *shown = presence_find(&f->shown, id);
+    struct manual_update update = {
+        .status = (enum status)((what >> 3) % (STATUS_AUTOMATIC + 1)),
+        .lifetime = what & 4 ? 5000 : 0,
+    };
+    if (what & 64) node_kick(&f->node, f->now, id);
+    else if (shown) node_set_manual(&f->node, f->now, shown, &update);
+    fuzz_turn(f);
+}
+
+/* A stop in order, at any moment. */
+static void fuzz_stop(struct fuzz_node *f)
+{
+    node_leave(&f->node, f->now, f->now.mono);
+    fuzz_check(f);
+    if (node_was_heard(&f->node)) return;
+    node_keep_orders(&f->node, f->now);
+    node_keep_own(&f->node, f->now);
+    fuzz_check(f);
+}
+
 /* The readers alone, byte by byte to the end. */
 static void fuzz_readers(const uint8_t *data, size_t len)
 {
@@ -275,10 +300,12 @@ static void fuzz_steps(const uint8_t *data, size_t len)
             f->now.mono += *at * 64;
             fuzz_turn(f);
         } else if (step == FUZZ_TELL && own) fuzz_tell_other(f, *at);
+        else if (step == FUZZ_USER && own && *at & 128) fuzz_order(f, *at);
         else if (step == FUZZ_USER && own) fuzz_own_user(f, *at);
         data += 2 + own;
         len -= 2 + own;
     }
+    fuzz_stop(f);
     node_free(&f->node);
     presence_free(&f->shown);
     free(f);
