@@ -9,6 +9,7 @@
 // --allow-origin http://127.0.0.1:3000.
 
 const crypto = require('node:crypto');
+const { once } = require('node:events');
 const fs = require('node:fs');
 const http = require('node:http');
 const path = require('node:path');
@@ -197,9 +198,14 @@ async function main([kind, presence, file, webhookFile]) {
   }
   const webhookSecret = webhookFile && readSecret(webhookFile);
   const backend = await makeBackend({ with: kind, presence, secret: readSecret(file), webhookSecret });
-  http.createServer(backend).listen(3000, '127.0.0.1', () => console.log('http://127.0.0.1:3000'));
+  await once(http.createServer(backend).listen(3000, '127.0.0.1'), 'listening');
+  console.log('http://127.0.0.1:3000');
 }
 
-if (require.main === module) main(process.argv.slice(2));
+if (require.main === module)
+  main(process.argv.slice(2)).catch(({ message }) => {
+    console.error(`server.js: ${message}`); // a file that is not there, a port that is taken
+    process.exit(1);
+  });
 
 module.exports = { makeBackend };
