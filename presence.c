@@ -8715,6 +8715,7 @@ struct user {
     uint8_t manual_dirty : 1;  /* the store does not know yet what was set by hand */
     uint8_t was_invisible : 1; /* as of the last transition */
     uint8_t unsure : 1; /* in a SHARED table, alone: other nodes may have them, see node_end_user */
+    uint8_t late : 1;   /* in a SHARED table, alone: set by hand since, see node_set_manual */
     uint8_t final : 1;  /* in an OWN table, offline: this end ends what others have cached */
     uint8_t id_len;
     char id[]; /* not NUL-terminated */
@@ -19062,8 +19063,9 @@ static void replica_session(struct replica *r, struct instant now, size_t holder
         return;
     }
     if (p->silent && !user) user = presence_make(p, record->id);
-    if (user && !user->state &&
-        atomic_load_explicit(&user->last_seen, memory_order_relaxed) <= record->last_seen) {
+    int64_t seen = user ? atomic_load_explicit(&user->last_seen, memory_order_relaxed) : 0;
+    bool lost = user && user->reason == REASON_NODE_LOST && record->reason != REASON_NODE_LOST;
+    if (user && !user->state && (seen < record->last_seen || (seen == record->last_seen && lost))) {
         atomic_store_explicit(&user->last_seen, record->last_seen, memory_order_relaxed);
         user->reason = (uint8_t)record->reason;
         if (!p->silent) presence_mark_dirty(p, user, DIRTY_STATE);
@@ -19496,10 +19498,11 @@ struct node {
     struct buffer kicked;   /* for the hub: ids, each behind its length */
     struct buffer late;     /* set by hand while we were alone: records, */
     struct buffer sessions; /* as are sessions that ended meanwhile */
-    struct buffer orders;   /* kicks and what was set by hand, written and not come back */
+    struct buffer orders;   /* kicks and what was set by hand, written and not come back, */
+    bool obeys;             /* and not to come back any more: to be obeyed in the next turn, */
+    uint64_t obeys_logged;  /* and up to this entry in the log */
     int64_t differ_at;      /* mono: the last epoch ended for a difference */
-    bool leaving;           /* it stops, and hears only how far the engine took what we wrote, */
-    bool in_log;            /* and was not away when it began to */
+    bool leaving;           /* it stops, and hears nothing any more */
     uint64_t namesake;      /* the node with our name that was told of last */
     unsigned twins;         /* hellos of a second process as this node, an older one */
     struct cluster_counts count;
@@ -19748,15 +19751,16 @@ static void node_note_order(struct node *node, const struct record *record)
     record_write(&node->orders, 0, record);
 }
 
-/* Takes the first of these orders; false if none is left of entries up to that one. */
-static bool node_take_order(struct taker *in, uint64_t last, struct record *record)
+/* Takes the first of these orders and gives its entry's number; 0 if none is left up to `last`. */
+static uint64_t node_take_order(struct taker *in, uint64_t last, struct record *record)
 {
     struct taker next = *in;
-    if (next.at >= next.end || take_number(&next) > last) return false;
+    uint64_t n = next.at < next.end ? take_number(&next) : 0;
+    if (!n || n > last) return 0;
     record_read(&next, 0, record);
     if (next.bad) fatal("a record of our own is damaged");
     *in = next;
-    return true;
+    return n;
 }
 
 /* Our entry n has come back, with orders. */
@@ -19778,19 +19782,19 @@ static void node_kick_alone(struct node *node, struct instant now, struct span i
     if (!user || !user->state) return;
     for (struct said **place = &user->said; *place;) {
         bool ours = (*place)->holder == INCARNATION_SELF;
-        user->unsure |= !ours;
+        user->unsure |= (*place)->holder >= INCARNATIONS_FIXED;
         if (ours) place = &(*place)->next;
         else replica_unsay(r, user, place);
     }
     replica_merge(r, now, user, 0, REASON_KICKED, NULL);
 }
 
-/* [hub] Does it in the table that goes on by itself; what is set by hand is said later. While
- * another takes that one's place both are, which is soon. */
-static void node_obey(struct node *node, struct instant now, const struct record *r)
+/* [hub] Obeys in the table that goes on by itself. What is set by hand is said later unless the log
+ * has it; while another takes that table's place so are kicks, which is soon. */
+static void node_obey(struct node *node, struct instant now, const struct record *r, bool logged)
 {
     bool between = node->state == NODE_INSTALLING, sets = r->kind == RECORD_MANUAL;
-    if (between || sets) record_write(&node->late, 0, r);
+    if (!logged && (between || sets)) record_write(&node->late, 0, r);
     if (!between && sets) replica_manual(&node->before, r);
     if (!between && !sets) node_kick_alone(node, now, r->id);
 }
@@ -19800,23 +19804,10 @@ static void node_keep_orders(struct node *node, struct instant now)
 {
     struct record r;
     struct taker in = taker_of((struct span){node->orders.at, node->orders.len});
-    while (node_take_order(&in, UINT64_MAX, &r)) node_obey(node, now, &r);
+    uint64_t logged = node->obeys ? node->obeys_logged : node->acked, n;
+    while ((n = node_take_order(&in, UINT64_MAX, &r))) node_obey(node, now, &r, n <= logged);
     buffer_free(&node->orders);
-}
-
-/* [hub] Begins to write as somebody new; what was written and has not come back is dropped. */
-static void node_be_new(struct node *node, struct instant now)
-{
-    node_keep_orders(node, now);
-    node->incarnation = node_random(node);
-    node->n = node->beat_n = node->acked = 0;
-    node->unheard = 0;
-    node->beat_back = 0;
-    node->told = node->posted = 0;
-    node->entry.len = 0;
-    node->entry_records = 0;
-    node->ask(node->context, engine_ask_new(ENGINE_FORGET));
-    node_restate(node);
+    node->obeys = false;
 }
 
 /* True if we have a whole table: what the log says, or what we showed before this epoch, from which
@@ -19845,7 +19836,8 @@ static void node_hello(struct node *node, struct instant now, int64_t mono)
 static void node_order(struct node *node, struct instant now, const struct record *record)
 {
     if (node_alone(node)) {
-        node_obey(node, now, record);
+        if (node->obeys) node_keep_orders(node, now);
+        node_obey(node, now, record, false);
         return;
     }
     node_send(node, now);
@@ -19873,11 +19865,12 @@ static bool node_set_manual(struct node *node, struct instant now, struct user *
                        .hidden = user_invisible(user) ? old->hidden : seen,
                        .message = message};
     /* What we do not hear of may be otherwise elsewhere, and another order be on its way. */
-    bool known = !node_alone(node) && !node->orders.len;
+    bool alone = node_alone(node), known = (!alone || user->late) && !node->orders.len;
     if (known && !r.there && !old) return false;
     bool same = known && r.there && old && old->status == r.status &&
                 !bytes_compare(before.at, before.len, message.at, message.len);
     if (same && !old->until && !update->lifetime) return false;
+    user->late = alone;
     node_order(node, now, &r);
     return true;
 }
@@ -19961,6 +19954,22 @@ static int64_t node_knows(const struct node *node)
 /* ==== 46. Cluster: states =======================================================================
  * [hub] In which state a node is, and how it comes into another: Cluster: node has a picture. */
 
+/* [hub] Begins to write as somebody new; what was written and has not come back is dropped. */
+static void node_be_new(struct node *node)
+{
+    node->obeys = node->orders.len;
+    node->obeys_logged = node->acked;
+    node->incarnation = node_random(node);
+    node->n = node->beat_n = node->acked = 0;
+    node->unheard = 0;
+    node->beat_back = 0;
+    node->told = node->posted = 0;
+    node->entry.len = 0;
+    node->entry_records = 0;
+    node->ask(node->context, engine_ask_new(ENGINE_FORGET));
+    node_restate(node);
+}
+
 static void node_drop_next(struct node *node)
 {
     replica_free(&node->replica);
@@ -20022,7 +20031,7 @@ static void node_begin(struct node *node, struct instant now, int64_t mono, uint
 {
     node_leave_log(node, mono);
     node->state = state;
-    node_be_new(node, now);
+    node_be_new(node);
     presence_init(&node->next, node->shown->grace, node->shown->threshold, now);
     node->next.kind = PRESENCE_SHARED;
     node->next.silent = true;
@@ -20100,14 +20109,14 @@ static void node_renew(struct node *node, uint32_t epoch)
 }
 
 /* The engine does not answer: we are alone. */
-static void node_down(struct node *node, struct instant now, int64_t mono)
+static void node_down(struct node *node, int64_t mono)
 {
     if (node->state == NODE_AWAY) return;
     node_leave_log(node, mono);
     node->state = NODE_AWAY;
     node->gap = true;
     node->renews = false;
-    node_be_new(node, now);
+    node_be_new(node);
     node_told(node, CAUSE_DOWN);
 }
 
@@ -20531,7 +20540,7 @@ static void node_install_user(struct node *node, struct instant now, struct user
     enum reason reason = user->state == USER_CACHED ? (enum reason)user->reason : REASON_NODE_LOST;
     if (from && !from->state) reason = (enum reason)from->reason;
     if (was && (user->unsure || (from && from->state))) presence_mark_dirty(p, user, DIRTY_STATE);
-    user->unsure = false;
+    user->unsure = user->late = false;
     bool later = node_install_said(user, from);
     bool manual = node_install_manual(p, user, from);
     struct replica shown = node->replica; /* its incarnations, on the table that is shown */
@@ -21329,7 +21338,7 @@ static bool node_read(struct node *node, struct instant now, int64_t mono, uint6
     case REPLICA_HOLE: node_doubt(node, CAUSE_HOLE); return false;
     case REPLICA_DAMAGED: node_doubt(node, CAUSE_DAMAGED); return false;
     case REPLICA_NEWER:
-        node_down(node, now, mono);
+        node_down(node, mono);
         node_told(node, CAUSE_NEWER);
         node->newer_at = mono + NODE_NEWER_MS;
         return false;
@@ -21436,10 +21445,10 @@ static bool node_entries(struct node *node, struct instant now, int64_t mono,
  * frees it, and calls this only when nothing is being installed: see node_busy. */
 static bool node_tell(struct node *node, struct instant now, int64_t mono, struct engine_tell *tell)
 {
-    if (node->leaving && tell->kind != ENGINE_APPENDED) return true;
+    if (node->leaving) return true;
     switch (tell->kind) {
     case ENGINE_UP: node_up(node, now, mono, tell); break;
-    case ENGINE_DOWN: node_down(node, now, mono); break;
+    case ENGINE_DOWN: node_down(node, mono); break;
     case ENGINE_ENTRIES:
         if (node->state == NODE_AWAY) break;
         if (node->renews && node->renewing == node->replica.epoch) break;
@@ -21534,10 +21543,10 @@ static void node_beat(struct node *node, struct instant now, int64_t mono)
 
 /* [hub] The engine answers, but what we write is not in what we read: it may refuse it, or
  * something else has changed its keys. Whatever it is, nobody would see our users, not even we. */
-static void node_go_unheard(struct node *node, struct instant now, int64_t mono)
+static void node_go_unheard(struct node *node, int64_t mono)
 {
     node_told(node, CAUSE_UNHEARD);
-    node_down(node, now, mono);
+    node_down(node, mono);
     node->ask(node->context, engine_ask_new(ENGINE_AGAIN));
 }
 
@@ -21547,6 +21556,7 @@ static bool node_work(struct node *node, struct instant now, int64_t mono, size_
 {
     struct replica *r = &node->replica;
     bool done = node_commit(node, now, most);
+    if (node->obeys) node_keep_orders(node, now); /* here, as the hub knows of the new epoch now */
     if (!node_install(node, now, mono, most)) return false;
     done = node_age(node, now, most) && done;
     /* Who leaves shows what it showed: it is of the log's epoch, and no change is any more. */
@@ -21558,7 +21568,7 @@ static bool node_work(struct node *node, struct instant now, int64_t mono, size_
     if (node->state == NODE_AWAY || node->state == NODE_INSTALLING) return done;
     node_beat(node, now, mono);
     if (node->unheard >= NODE_UNHEARD) {
-        node_go_unheard(node, now, mono);
+        node_go_unheard(node, mono);
         return done;
     }
     if (node_has_delivered(node) && mono - node->delivered_at >= NODE_DELIVERED_MS)
@@ -21612,21 +21622,14 @@ static void node_leave(struct node *node, struct instant now, int64_t mono)
     if (node_has_delivered(node)) node_say_delivered(node, now, mono);
     if (node->said_hello && node->state != NODE_AWAY)
         node_say(node, now, &(struct record){.kind = RECORD_LEAVING});
-    node->in_log = node->state != NODE_AWAY;
-    if (node->in_log) node_leave_log(node, mono);
+    if (node->state != NODE_AWAY) node_leave_log(node, mono);
     node->state = NODE_AWAY;
     node->leaving = true;
     node->aging = node->said_hello = false;
 }
 
-/* True if the engine took all that was written by who has left. */
-static bool node_was_heard(const struct node *node)
-{
-    return node->in_log && node->acked >= node->n;
-}
-
-/* [hub] Who has left and was not heard shows its own users as it knows them: what is in no log is
- * in the store then, as if this node had been alone. */
+/* [hub] Who has left shows its own users as it knows them: what did not come back may be in no log,
+ * and the store has it then, as if this node had been alone. */
 static void node_keep_own(struct node *node, struct instant now)
 {
     node_restate(node);
@@ -24742,6 +24745,7 @@ static bool hub_came_back(struct server *server, uint64_t n, struct span id)
 {
     const struct node *node = &server->node;
     bool alone = node_alone(node);
+    if (n && node->state == NODE_INSTALLING) return false; /* it is said behind it, see node_obey */
     if (n) return alone || node->replica.incarnations[INCARNATION_SELF]->n >= n;
     const struct user *user = presence_find(server_own(server), id);
     return !user || user->dirty < DIRTY_STATE || (alone && user->dirty != DIRTY_STATE);
@@ -25238,6 +25242,7 @@ static void hub_stop(struct server *server, struct job *job)
     }
     /* Nobody can come back any more: the next start judges which users are still online. */
     p->judge_at = server->presence.judge_at = INT64_MAX;
+    if (server->clustered) hub_cluster_tell(server, now);
     hub_take_transitions(server, now);
     for (int k = 0; k < FEED_COUNT; k++)
         for (struct stream *s; (s = LIST_FIRST(&hub->feeds[k].streams));)
@@ -25255,19 +25260,14 @@ static void hub_stop(struct server *server, struct job *job)
     }
 }
 
-/* [hub] The engine has ended, and what it told last is there: all that it did not take of ours is
- * to be stored. */
+/* [hub] Whoever got an answer of this node has its change in the store, whatever became of it in
+ * the engine. */
 static void hub_keep_own(struct server *server)
 {
     struct instant now = server_now(server), time = table_time(server, now);
-    struct job *job;
     lock_take(&server->table_lock, RANK_TABLE);
-    TAILQ_FOREACH (job, &server->hub.tells, entry)
-        node_tell(&server->node, time, now.mono, container_of(job, struct engine_tell, job));
-    bool heard = node_was_heard(&server->node);
-    if (!heard) node_keep_orders(&server->node, time);
+    node_keep_orders(&server->node, time);
     lock_give(&server->table_lock, RANK_TABLE);
-    if (heard) return;
     server->hub.until = INT64_MAX;
     hub_cluster_kick(server, now);
     lock_take(&server->table_lock, RANK_TABLE);
@@ -30508,7 +30508,7 @@ static void server_wait_for_hub(struct server *server)
  * 3. The listener ends, and with it CivetWeb's workers: after this nothing is handed to the hub.
  * 4. Handshake workers, which work for the listener, and the reader, which works for the hub and
  *    tells it of each read; the hub runs still. The webhook and the engine before the last batch,
- *    which has how far the one came, and what the other did not take.
+ *    which has how far the one came, and what may not be with the other.
  * 5. The hub gives its last batch to the writer and ends; then the writer, when that is committed.
  * 6. What they used: table, store, sockets.
  *

@@ -235,7 +235,6 @@ static void fuzz_stop(struct fuzz_node *f)
 {
     node_leave(&f->node, f->now, f->now.mono);
     fuzz_check(f);
-    if (node_was_heard(&f->node)) return;
     node_keep_orders(&f->node, f->now);
     node_keep_own(&f->node, f->now);
     fuzz_check(f);

@@ -6,7 +6,7 @@ const { execFileSync } = require('node:child_process');
 const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
-const { test, sideBySide, start, startEngine, startSentinel, freePort, refusedConfig, refusedStart, acceptedConfig, tempDir, until, get, del, request, heartbeat, delay, Authority, startProxy, cleanup, dice, slow, run } = require('./lib');
+const { test, sideBySide, start, startEngine, startSentinel, freePort, refusedConfig, refusedStart, acceptedConfig, tempDir, until, get, del, request, connect, heartbeat, delay, Authority, startProxy, cleanup, dice, slow, run } = require('./lib');
 
 const THERE = /level=debug msg="cluster: the engine answers"$/;
 const AWAY = /level=warn msg="cluster: the engine is away, this node goes on alone: .*"$/;
@@ -260,6 +260,25 @@ sideBySide(() => {
       assert.equal(user('carol').reason, 'kicked');
       assert.equal(dump.find((line) => line.manual === 'alice')?.status, 'busy');
     });
+
+  test('a status set by hand while the engine stands still holds here at once, and on all nodes when it goes on', async (t) => {
+    const engine = await startEngine(t);
+    const nodes = [await node(t, engine.url(), ['--node-name', 'a']), await node(t, engine.url(), ['--node-name', 'b'])];
+    for (const server of nodes) await settled(server);
+    for (const id of ['alice', 'carol']) await heartbeat(nodes[0], id);
+    await connect(nodes[1], 'carol');
+    const status = async (server) => (await get(server, '/api/presence/alice')).json.status;
+    engine.signal('SIGSTOP');
+    const [put, kick] = await Promise.all([
+      request(nodes[0], 'PUT', '/api/presence/alice/status', { body: { status: 'busy' } }),
+      del(nodes[0], '/admin/users/carol/connections')]);
+    assert.deepEqual([put.status, kick.status], [200, 200]);
+    await until('a to be alone', () => alone(nodes[0]), { within: 20000 * slow });
+    await until('the status on a', async () => (await status(nodes[0])) === 'busy');
+    engine.signal('SIGCONT');
+    for (const server of nodes) await settled(server);
+    for (const server of nodes) await until('the status', async () => (await status(server)) === 'busy');
+  });
 
   // name, and what somebody changes below the prefix: no node is left with users that nobody sees
   const SPOILT = [

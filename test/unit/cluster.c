@@ -187,6 +187,8 @@ struct rig_node {
     size_t event_count;
     size_t mark; /* of events: what a test looks at begins here */
     bool online[RIG_USERS];
+    uint32_t told_epoch; /* of what was told last, */
+    uint64_t told;       /* and its place there */
     /* Its store, and what is to be read from it. */
     int64_t untold;
     struct rig_stored stored[RIG_USERS];
@@ -237,6 +239,32 @@ struct rig {
         renewed;
     size_t causes[CAUSE_COUNT];
 };
+
+/* True if a node has yet to say what was set by hand of a user. */
+static bool rig_wish_waits(const struct node *node, int user)
+{
+    struct record r;
+    struct taker orders = taker_of((struct span){node->orders.at, node->orders.len});
+    struct taker late = taker_of((struct span){node->late.at, node->late.len});
+    uint64_t logged = node->obeys ? node->obeys_logged : node->acked, n;
+    bool waits = false;
+    while ((n = node_take_order(&orders, UINT64_MAX, &r)))
+        waits |= n > logged && r.kind == RECORD_MANUAL && spans_equal(r.id, rig_id(user));
+    while (late.at < late.end) {
+        record_read(&late, 0, &r);
+        waits |= r.kind == RECORD_MANUAL && spans_equal(r.id, rig_id(user));
+    }
+    return waits;
+}
+
+/* What was in the log may be in none now. */
+static void rig_forget_wishes(struct rig *rig)
+{
+    for (int user = 0; user < RIG_USERS; user++) {
+        const struct rig_node *n = &rig->nodes[user % RIG_NODES];
+        if (!n->alive || !rig_wish_waits(&n->node, user)) rig->wished[user] = false;
+    }
+}
 
 /* What else a test does at a node, for cluster_webhook.c: NULL otherwise. */
 enum rig_moment { RIG_STARTS, RIG_TURNS, RIG_TELLS, RIG_TOLD };
@@ -305,7 +333,7 @@ static void rig_log_drop(struct rig *rig, size_t from, size_t count)
 static void rig_renew(struct rig *rig, uint32_t next)
 {
     rig_log_drop(rig, 0, rig->log_count);
-    memset(rig->wished, 0, sizeof rig->wished); /* what was in the log may be in none now */
+    rig_forget_wishes(rig);
     rig->last_count = 0;
     rig->epoch = next;
     rig->count = 0;
@@ -637,6 +665,8 @@ static void rig_node_start(struct rig_node *n)
                             .patient = n->event_count > 0};
     snprintf(n->node.name, sizeof n->node.name, "node-%d", n->number);
     node_init(&n->node, now, &n->shown, (uint64_t)n->number + 1);
+    n->told_epoch = n->node.epoch;
+    n->told = 0;
     memset(n->online, 0, sizeof n->online);
     for (int i = 0; i < RIG_USERS; i++) { /* as server_restore does */
         const struct rig_stored *s = &n->stored[i];
@@ -667,7 +697,8 @@ static void rig_node_end(struct rig_node *n)
     memset(n->links, 0, sizeof n->links);
 }
 
-/* Takes the transitions: joins and leaves alternate, and each is at its place. */
+/* Takes the transitions, as the hub does, which learns of another epoch behind them: joins and
+ * leaves alternate, and each is at its place. */
 static void rig_note(struct rig_node *n)
 {
     struct presence *p = &n->shown;
@@ -678,15 +709,19 @@ static void rig_note(struct rig_node *n)
         bool was = n->online[user];
         n->online[user] = t->state != USER_OFFLINE;
         if (t->kind == TRANSITION_QUIET) continue;
+        assert_true(t->sequence > n->told);
+        n->told = t->sequence;
         if (rig_also) rig_also(n, RIG_TELLS, t);
         assert_int_equal(t->kind == TRANSITION_JOIN, !was && t->state != USER_OFFLINE);
         assert_int_equal(t->kind == TRANSITION_LEAVE, was && t->state == USER_OFFLINE);
         n->events = mem_resize(n->events, (n->event_count + 1) * sizeof *n->events);
         n->events[n->event_count++] = (struct rig_event){
-            n->node.epoch, t->sequence,    (uint8_t)user,   t->kind,      t->state,   t->status,
+            n->told_epoch, t->sequence,    (uint8_t)user,   t->kind,      t->state,   t->status,
             t->reason,     t->connections, t->online_since, t->last_seen, n->rig->now};
     }
     presence_clear_transitions(p);
+    if (n->told_epoch != n->node.epoch) n->told = p->sequence;
+    n->told_epoch = n->node.epoch;
     if (rig_also) rig_also(n, RIG_TOLD, NULL);
 }
 
@@ -838,12 +873,11 @@ static void rig_node_stop(struct rig_node *n)
     node_leave(&n->node, now, now.mono);
     rig_note(n);
     if (n->rig->up && below64(&n->rig->seed, 2)) rig_carry(n->rig, n);
-    if (!node_was_heard(&n->node)) {
-        node_keep_orders(&n->node, now);
-        rig_close_kicked(n);
-        node_keep_own(&n->node, now);
-        rig_note(n);
-    }
+    node_keep_orders(&n->node, now);
+    rig_note(n);
+    rig_close_kicked(n);
+    node_keep_own(&n->node, now);
+    rig_note(n);
     rig_write(n, true);
 }
 
@@ -881,7 +915,7 @@ static void rig_fault(struct rig *rig)
             rig->count = rig->log[rig->log_count - 1].base;
             rig_log_drop(rig, rig->log_count - 1, 1);
         }
-        memset(rig->wished, 0, sizeof rig->wished);
+        rig_forget_wishes(rig);
         rig->tails++;
         rig->run += !rig->quietly;
         for (int i = 0; i < RIG_NODES && !rig->quietly; i++)
@@ -1476,31 +1510,24 @@ static void leaving_evicts_at_once(void **unused)
     calm_end();
 }
 
-/* Who stops and was not heard by the engine has its own users in the store, as if it were alone;
- * who was heard shows what the log says. */
-static void leaving_unheard_keeps_its_own(void **unused)
+/* Who stops has its own users in the store as it knows them, whether what it wrote has come back or
+ * not. */
+static void leaving_keeps_its_own(void **unused)
 {
     (void)unused;
-    for (int heard = 0; heard < 2; heard++) {
-        struct rig_node *n = &calm.nodes[2];
-        calm_begin();
-        calm_open(2, 0);
-        calm_pass(1000);
-        n->deaf = true; /* it reads nothing: what it writes is taken or not */
-        calm_open(2, 1);
-        for (int turn = 0; turn < 5; turn++) rig_turn(n);
-        calm_set_manual(2, 0, STATUS_AWAY, 0);
-        node_leave(&n->node, *calm_now(), calm.now);
-        if (heard) calm_pass(500);
-        assert_int_equal(node_was_heard(&n->node), heard);
-        if (!heard) node_keep_orders(&n->node, *calm_now());
-        if (!heard) node_keep_own(&n->node, *calm_now());
-        rig_note(n);
-        assert_int_equal(calm_shown(2, 1) != NULL, !heard);
-        assert_int_equal(user_manual(calm_shown(2, 0)) != NULL, !heard);
-        assert_int_equal(calm_shown(2, 0)->state, USER_LIVE);
-        calm_end();
-    }
+    struct rig_node *n = &calm.nodes[2];
+    calm_begin();
+    calm_open(2, 0);
+    calm_pass(1000);
+    n->deaf = true; /* it reads nothing: what it writes is taken or not */
+    calm_open(2, 1);
+    for (int turn = 0; turn < 5; turn++) rig_turn(n);
+    calm_open(2, 2); /* behind what is written: its turn does not come */
+    calm_set_manual(2, 0, STATUS_AWAY, 0);
+    rig_node_stop(n);
+    for (int user = 0; user < 3; user++) assert_int_equal(calm_shown(2, user)->state, USER_LIVE);
+    assert_int_equal(user_manual(calm_shown(2, 0))->status, STATUS_AWAY);
+    calm_end();
 }
 
 /* An emptied engine is no event: nobody leaves or joins, sessions go on. Users of a node that is
@@ -1621,6 +1648,29 @@ static void orders_outlive_the_engine(void **unused)
     calm_pass(60000); /* the others wait for whom an incarnation had that is no more */
     assert_null(calm_shown(0, 1));
     assert_int_equal(calm.nodes[1].node.orders.len, 0);
+    calm_end();
+}
+
+/* What the engine is known to have is not said again: somebody may have set another since. */
+static void order_in_the_log_is_said_once(void **unused)
+{
+    (void)unused;
+    calm_begin();
+    calm_open(0, 0);
+    calm_pass(1000);
+    calm.nodes[1].deaf = true;
+    calm_set_manual(1, 0, STATUS_BUSY, 0);
+    calm_pass(500);
+    calm_set_manual(0, 0, STATUS_AWAY, 0);
+    calm_pass(500);
+    assert_int_not_equal(calm.nodes[1].node.orders.len, 0);
+    calm.nodes[1].deaf = false;
+    calm_down(1);
+    calm_pass(500);
+    assert_int_equal(user_manual(calm_shown(1, 0))->status, STATUS_BUSY);
+    calm_up(1);
+    calm_pass(5000);
+    calm_has_manual(0, STATUS_AWAY);
     calm_end();
 }
 
@@ -2266,11 +2316,12 @@ static const struct CMUnitTest CLUSTER_TESTS[] = {
     cmocka_unit_test(users_of_a_lost_node_may_come_back),
     cmocka_unit_test(restart_evicts_at_once),
     cmocka_unit_test(leaving_evicts_at_once),
-    cmocka_unit_test(leaving_unheard_keeps_its_own),
+    cmocka_unit_test(leaving_keeps_its_own),
     cmocka_unit_test(nobody_leaves_for_a_new_epoch),
     cmocka_unit_test(manual_status_survives),
     cmocka_unit_test(manual_status_ends_once),
     cmocka_unit_test(orders_outlive_the_engine),
+    cmocka_unit_test(order_in_the_log_is_said_once),
     cmocka_unit_test(joiner_takes_the_table_over),
     cmocka_unit_test(patient_node_waits_for_others),
     cmocka_unit_test(empty_epoch_is_gone_on_with),
