@@ -19782,7 +19782,7 @@ static void node_kick_alone(struct node *node, struct instant now, struct span i
     if (!user || !user->state) return;
     for (struct said **place = &user->said; *place;) {
         bool ours = (*place)->holder == INCARNATION_SELF;
-        user->unsure |= (*place)->holder >= INCARNATIONS_FIXED;
+        user->unsure |= !ours;
         if (ours) place = &(*place)->next;
         else replica_unsay(r, user, place);
     }

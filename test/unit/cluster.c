@@ -817,9 +817,8 @@ static void rig_set_manual(struct rig_node *n)
         .lifetime = below64(&rig->seed, 3) ? 0 : 5000,
     };
     if (!shown) return;
-    node_set_manual(&n->node, now, shown, &update);
     rig->wishes[user] = update.lifetime ? STATUS_AUTOMATIC : update.status;
-    rig->wished[user] = true;
+    rig->wished[user] = node_set_manual(&n->node, now, shown, &update);
     rig_note(n);
 }
 
