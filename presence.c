@@ -671,6 +671,8 @@ static void last_words(const char *line)
  * client or another process can send. */
 static void mem_die(void)
 {
+    static atomic_flag dying = ATOMIC_FLAG_INIT;
+    while (atomic_flag_test_and_set(&dying)) pause(); /* another thread says so, and ends us all */
     last_words("presence: out of memory; give the machine more or lower --max-connections\n");
     _exit(1);
 }
@@ -22002,9 +22004,9 @@ struct stream {
 /* The hub's bounds. Most say how much is done for one before the others have their turn: the hub is
  * one thread, and whatever it does for one client all others wait for. */
 enum {
-    HUB_EVENTS = 512,  /* fetched from epoll at a time */
-    HUB_AGENTS = 64,   /* agents remembered for sharing */
-    HUB_NAP_MS = 1000, /* the longest sleep while a user is cached; see hub_wake */
+    HUB_EVENTS = 512, /* fetched from epoll at a time */
+    HUB_AGENTS = 64,  /* agents remembered for sharing */
+    HUB_NAP_MS = 250, /* the longest sleep while a user is cached; see hub_wake */
 
     /* The parts of a turn, us of work. Their sum, some 5 ms, is what a ping may have to wait for
      * when everybody asks for everything; sockets have the largest, as they cannot be told to wait.
@@ -30854,15 +30856,18 @@ static int run_command(struct server *server, const struct command_line *line)
     bool serves = line->command != COMMAND_CHECK_CONFIG;
     if (serves) server_ignore_signals();
     seam_mem_use();
-    bool good = psa_crypto_init() == PSA_SUCCESS;
-    good = good &&
-           tls_shared_init(&server->tls, (size_t)server->options.tls_threads, &server->counters);
-    if (!good) return complain(1, "Mbed TLS cannot start");
+    psa_status_t psa = psa_crypto_init();
+    size_t threads = (size_t)server->options.tls_threads;
+    if (psa || !tls_shared_init(&server->tls, threads, &server->counters))
+        return complain(1,
+                        "cannot start Mbed TLS: error %d; it needs memory, and random numbers from"
+                        " the kernel",
+                        (int)psa);
     server_read_ranges(server);
     address_table_init(&server->addresses);
     server->manager.fd = -1;
-    good = !serves ||
-           (manager_init(&server->manager, WHY(err)) && server_take_passed(server, WHY(err)));
+    bool good = !serves ||
+                (manager_init(&server->manager, WHY(err)) && server_take_passed(server, WHY(err)));
     good = good && server_set_limits(server, WHY(err)) &&
            server_check_addresses(server, WHY(err)) &&
            server_read_secrets(server, true, WHY(err)) &&

@@ -28,6 +28,21 @@ test('pongs that arrived while the server stood still are read before anybody is
   for (const client of clients) client.destroy();
 });
 
+test('a pause that is shorter than the server would have slept counts, too', async (t) => {
+  const grace = 1000 * window;
+  const server = await start(t, { args: ['--grace', `${grace}ms`, '--sync-interval', '10s'] });
+  const tab = await rawConnect(server, 'u');
+  tab.write(frame(OP.close, closePayload(1001)));
+  assert.equal(await tab.closeCode(), 1001);
+  const closed = Date.now();
+  process.kill(server.pid, 'SIGSTOP');
+  await delay(grace - 200);
+  process.kill(server.pid, 'SIGCONT');
+  await delay(closed + grace + 200 - Date.now());
+  assert.equal((await presence(server, 'u')).online, true, 'its time stood still, too');
+  await until('u to leave', async () => !(await presence(server, 'u')).online, { within: 2 * grace + 10000 * slow });
+});
+
 test('heartbeats and reloads that waited while the server stood still come in time', async (t) => {
   const COUNT = 50;
   const time = 2000 * window; // so long may a user without a connection be silent
