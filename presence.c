@@ -19959,8 +19959,8 @@ static int64_t node_knows(const struct node *node)
 /* [hub] Begins to write as somebody new; what was written and has not come back is dropped. */
 static void node_be_new(struct node *node)
 {
+    if (!node->obeys) node->obeys_logged = node->acked; /* else twice in a turn: acked is 0 */
     node->obeys = node->orders.len;
-    node->obeys_logged = node->acked;
     node->incarnation = node_random(node);
     node->n = node->beat_n = node->acked = 0;
     node->unheard = 0;
@@ -21616,7 +21616,7 @@ static int64_t node_wait(const struct node *node, int64_t mono)
 }
 
 /* [hub] This node stops in order: the others need not wait until they take it for dead. What it
- * shows stays as it is, for the store. */
+ * shows is left as it is, for the store. */
 static void node_leave(struct node *node, struct instant now, int64_t mono)
 {
     while (node_busy(node)) node_install(node, now, mono, SIZE_MAX);

@@ -1654,23 +1654,25 @@ static void orders_outlive_the_engine(void **unused)
 static void order_in_the_log_is_said_once(void **unused)
 {
     (void)unused;
-    calm_begin();
-    calm_open(0, 0);
-    calm_pass(1000);
-    calm.nodes[1].deaf = true;
-    calm_set_manual(1, 0, STATUS_BUSY, 0);
-    calm_pass(500);
-    calm_set_manual(0, 0, STATUS_AWAY, 0);
-    calm_pass(500);
-    assert_int_not_equal(calm.nodes[1].node.orders.len, 0);
-    calm.nodes[1].deaf = false;
-    calm_down(1);
-    calm_pass(500);
-    assert_int_equal(user_manual(calm_shown(1, 0))->status, STATUS_BUSY);
-    calm_up(1);
-    calm_pass(5000);
-    calm_has_manual(0, STATUS_AWAY);
-    calm_end();
+    for (int at_once = 0; at_once < 2; at_once++) { /* down and up in one turn, or not */
+        calm_begin();
+        calm_open(0, 0);
+        calm_pass(1000);
+        calm.nodes[1].deaf = true;
+        calm_set_manual(1, 0, STATUS_BUSY, 0);
+        calm_pass(500);
+        calm_set_manual(0, 0, STATUS_AWAY, 0);
+        calm_pass(500);
+        assert_int_not_equal(calm.nodes[1].node.orders.len, 0);
+        calm.nodes[1].deaf = false;
+        calm_down(1);
+        if (!at_once) calm_pass(500);
+        if (!at_once) assert_int_equal(user_manual(calm_shown(1, 0))->status, STATUS_BUSY);
+        calm_up(1);
+        calm_pass(5000);
+        calm_has_manual(0, STATUS_AWAY);
+        calm_end();
+    }
 }
 
 /* What is set by hand for a time ends then, by one transition. */
