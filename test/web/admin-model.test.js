@@ -376,7 +376,7 @@ test('times in words', async () => {
 test('the timeline: when online, the gaps between with their reasons, seconds where it is short', async () => {
   const { timeline } = await load('format.js');
   const now = Date.parse('2026-11-25T15:00:00Z');
-  const at = (text) => text && `2026-11-${text}Z`;
+  const at = (text) => text && `${'2026-11-'.slice(0, 19 - text.length)}${text}Z`;
   const told = (...sessions) => timeline(sessions.map(([from, to, reason]) =>
     ({ from: at(from), to: at(to), reason: reason ?? null, address: '::1' })), now).map(({ text }) => text);
   assert.deepEqual(told(['25T14:20:00', null], ['25T13:20:00', '25T14:02:00', 'dropped'],
@@ -388,6 +388,9 @@ test('the timeline: when online, the gaps between with their reasons, seconds wh
       'offline 13:59:58 to 14:00:05, new<U+202E>', 'online 13:00 to 13:59']);
   assert.deepEqual(told(['25T14:00:00', null], ['25T13:00:00', '25T14:00:00', 'restart']),
     ['online since 14:00', 'online 13:00 to 14:00'], 'no gap, no row');
+  assert.deepEqual(told(['25T14:20:00', null], ['2025-11-25T13:00:00', '2025-11-25T14:02:00', 'dropped']),
+    ['online since 14:20', 'offline 25 Nov 2025 14:02 to 14:20, connection lost',
+      'online 25 Nov 2025 13:00 to 14:02'], 'a year away');
   assert.deepEqual(told(), []);
 });
 

@@ -75,7 +75,7 @@ export const clockSeconds = (at) => seconds.format(at);
 // "13:20 to 14:02", with seconds when it is below ten minutes.
 function stretch(from, to, now) {
   const hours = to - from < 600000 ? seconds : time;
-  const same = day.format(from) === day.format(to);
+  const same = new Date(from).toDateString() === new Date(to).toDateString();
   return `${clock(from, now, hours)} to ${same ? hours.format(to) : clock(to, now, hours)}`;
 }
 

@@ -11,6 +11,18 @@ const { SHELL } = require('../../integration/lib');
 
 const AXE = fs.readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
 
+/** A zone where the clock shows this hour and minute now. */
+function zoneWhere(wanted) {
+  const [hour, minute] = wanted.split(':').map(Number);
+  const now = new Date();
+  const east = (hour * 60 + minute - now.getUTCHours() * 60 - now.getUTCMinutes() + 1440) % 1440;
+  const two = (n) => String(Math.floor(n)).padStart(2, '0');
+  return `GMT+${two(east / 60)}:${two(east % 60)}`;
+}
+// What a page says of a time depends on the time of day: test/full looks at the ends of a day.
+const { PAGE_TIME } = process.env;
+const ZONE = PAGE_TIME ? zoneWhere(PAGE_TIME) : 'Europe/Berlin';
+
 /** Starts Chromium with a home of its own; close() ends it and removes that. */
 async function startChromium() {
   const home = fs.mkdtempSync(path.join(os.tmpdir(), 'presence-web-'));
@@ -31,7 +43,7 @@ async function startChromium() {
  */
 async function openPage(chrome, url, { allow = [], blank = false, ...options } = {}) {
   const context = await chrome.browser.newContext({ viewport: { width: 1280, height: 800 },
-    timezoneId: 'Europe/Berlin', ...options });
+    timezoneId: ZONE, ...options });
   const page = await context.newPage();
   page.problems = [];
   const note = (text) => allow.some((one) => one.test(text)) || page.problems.push(text);
@@ -66,4 +78,7 @@ async function checkAxe(page) {
   assert.deepEqual(told, []);
 }
 
-module.exports = { startChromium, openPage, closePage, checkAxe };
+/** A pattern in which MOMENT is a time of day, with its day when that is not today. */
+const moments = (pattern) => new RegExp(pattern.source.replace(/MOMENT/g, '(\\d\\d? \\w+ (\\d{4} )?)?\\d\\d:\\d\\d'));
+
+module.exports = { startChromium, openPage, closePage, checkAxe, moments };
