@@ -59,36 +59,37 @@
  *  42. Cluster: the engine's thread    its turns; begin and end
  *  43. Cluster: entries                what nodes write into the log, byte by byte; pure
  *  44. Cluster: table                  what records make of a table: contributions, merged; pure
- *  45. Cluster: node                   what a node writes, and in which state it is; pure
- *  46. Cluster: states                 how a node comes from one into another; pure
- *  47. Cluster: coordination           the dead, the due, a new epoch, the next table; pure
- *  48. Cluster: copies                 a table for a node that joins, answers to questions; pure
- *  49. Cluster: reading                what a node does with the log, and by itself; pure
- *  50. Service manager                 what systemd is told, and is asked: a watchdog
- *  51. Server                          struct server, and all that threads share
- *  52. Connections                     WebSockets and streams: made, written to, ended
- *  53. WebSocket messages              what a client says, and what follows
- *  54. Streams                         those who read /admin/events and /api/events
- *  55. Broadcast                       watchers are told, by several threads
- *  56. Signs of life                   pings, silence, what TCP knows
- *  57. Handoff                         a connection becomes the hub's; when crowds come back
- *  58. Cluster: hub                    what the hub does with what the engine says
- *  59. Hub                             the loop that owns all WebSockets; the table's only writer
- *  60. Listener: connections           every connection that is not a WebSocket
- *  61. Listener: requests              whole requests to workers, answers back
- *  62. Listener: accept                new connections, deadlines, the loop
- *  63. Assets                          the files of web/
- *  64. API: users                      /api/presence, /admin/online-users
- *  65. API: lists for admins           /admin/users, one user, sessions, kicks
- *  66. API: state of the server        /admin/stats, events, history, health, files of web/
- *  67. API: metrics                    /metrics; SIGUSR2
- *  68. API: who may                    authentication, logins
- *  69. Routes                          every path, from request to answer
- *  70. CivetWeb                        its request is ours, our answer its bytes; upgrades
- *  71. Sandbox and privileges          --user, Landlock
- *  72. Addresses to serve on           listening sockets: opened, or passed by systemd
- *  73. Start                           limits, files, threads; signals; stop
- *  74. Main                            commands that print, main
+ *  45. Cluster: node                   what a node keeps, and the states it may be in; pure
+ *  46. Cluster: writing                contributions, orders, how far the webhook is; pure
+ *  47. Cluster: states                 how a node comes from one into another; pure
+ *  48. Cluster: coordination           the dead, the due, a new epoch, the next table; pure
+ *  49. Cluster: copies                 a table for a node that joins, answers to questions; pure
+ *  50. Cluster: reading                what a node does with the log, and by itself; pure
+ *  51. Service manager                 what systemd is told, and is asked: a watchdog
+ *  52. Server                          struct server, and all that threads share
+ *  53. Connections                     WebSockets and streams: made, written to, ended
+ *  54. WebSocket messages              what a client says, and what follows
+ *  55. Streams                         those who read /admin/events and /api/events
+ *  56. Broadcast                       watchers are told, by several threads
+ *  57. Signs of life                   pings, silence, what TCP knows
+ *  58. Handoff                         a connection becomes the hub's; when crowds come back
+ *  59. Cluster: hub                    what the hub does with what the engine says
+ *  60. Hub                             the loop that owns all WebSockets; the table's only writer
+ *  61. Listener: connections           every connection that is not a WebSocket
+ *  62. Listener: requests              whole requests to workers, answers back
+ *  63. Listener: accept                new connections, deadlines, the loop
+ *  64. Assets                          the files of web/
+ *  65. API: users                      /api/presence, /admin/online-users
+ *  66. API: lists for admins           /admin/users, one user, sessions, kicks
+ *  67. API: state of the server        /admin/stats, events, history, health, files of web/
+ *  68. API: metrics                    /metrics; SIGUSR2
+ *  69. API: who may                    authentication, logins
+ *  70. Routes                          every path, from request to answer
+ *  71. CivetWeb                        its request is ours, our answer its bytes; upgrades
+ *  72. Sandbox and privileges          --user, Landlock
+ *  73. Addresses to serve on           listening sockets: opened, or passed by systemd
+ *  74. Start                           limits, files, threads; signals; stop
+ *  75. Main                            commands that print, main
  *
  * To change                      go to
  *   a flag                       Options: a row of OPTION_TABLE; presence(1)
@@ -8719,6 +8720,7 @@ struct user {
     uint8_t unsure : 1; /* in a SHARED table, alone: other nodes may have them, see node_end_user */
     uint8_t late : 1;   /* in a SHARED table, alone: set by hand since, see node_set_manual */
     uint8_t final : 1;  /* in an OWN table, offline: this end ends what others have cached */
+    uint8_t kicked : 1; /* in an OWN table: the hub is about to close the connections */
     uint8_t id_len;
     char id[]; /* not NUL-terminated */
 };
@@ -19537,7 +19539,8 @@ static bool node_alone(const struct node *node)
     return node->state != NODE_SETTLED;
 }
 
-/* ---- What we write ---- */
+/* ==== 46. Cluster: writing ======================================================================
+ * What a node writes: what its own users are, what is ordered by hand, how far the webhook is. */
 
 /* [hub] Sends the records collected so far, if there are some, as one entry. */
 static void node_send(struct node *node, struct instant now)
@@ -19579,21 +19582,23 @@ static void node_say(struct node *node, struct instant now, const struct record 
     node_send(node, now);
 }
 
-/* [hub] The contribution of a user of one's own. */
+/* [hub] The contribution of a user of one's own. Who was kicked is gone, however long the hub takes
+ * to close what there is: said behind the kick it would count again. */
 static struct record node_contribution(const struct user *user)
 {
+    bool kicked = user->kicked;
     struct record r = {
         .kind = RECORD_SAYS,
         .id = user_id(user),
-        .state = (enum user_state)user->state,
+        .state = kicked ? USER_OFFLINE : (enum user_state)user->state,
         .status = (enum status)user->automatic,
-        .reason = (enum reason)user->reason,
-        .connections = user->connections,
+        .reason = kicked ? REASON_KICKED : (enum reason)user->reason,
+        .connections = kicked ? 0 : user->connections,
         .since = user->online_since,
         .last_seen = atomic_load_explicit(&user->last_seen, memory_order_relaxed),
         .whole = user->state == USER_OFFLINE && user->final,
     };
-    if (!user->state && user->ext) r.address = user->ext->address;
+    if (!r.state) r.address = user_address(user);
     return r;
 }
 
@@ -19774,13 +19779,30 @@ static void node_orders_came(struct node *node, uint64_t n)
     buffer_drop(&node->orders, (size_t)((const char *)in.at - node->orders.at));
 }
 
+/* [hub] Has the hub close our own connections of a user who was kicked. */
+static void node_close(struct node *node, struct span id)
+{
+    struct user *user = presence_find(&node->own, id);
+    if (!user || !user->state || user->kicked) return;
+    user->kicked = true;
+    put_bytes(&node->kicked, id);
+}
+
+/* [hub] It has. What others have cached was ended by the kick, not by this. */
+static void node_closed(struct node *node, struct instant now, struct user *user)
+{
+    user->kicked = false;
+    presence_end(&node->own, now, user, REASON_KICKED);
+    user->final = false;
+}
+
 /* [hub] Kicks in the table that goes on by itself: our own connections end as the hub closes them.
  * Whom others have they have still, who do not hear of it: a guess. */
 static void node_kick_alone(struct node *node, struct instant now, struct span id)
 {
     struct replica *r = &node->before;
     struct user *user = presence_find(node->shown, id);
-    put_bytes(&node->kicked, id);
+    node_close(node, id);
     if (!user || !user->state) return;
     for (struct said **place = &user->said; *place;) {
         bool ours = (*place)->holder == INCARNATION_SELF;
@@ -19953,7 +19975,7 @@ static int64_t node_knows(const struct node *node)
     return gap ? node->heard - REPLICA_LAG_MS - 1 : node->heard;
 }
 
-/* ==== 46. Cluster: states =======================================================================
+/* ==== 47. Cluster: states =======================================================================
  * [hub] In which state a node is, and how it comes into another: Cluster: node has a picture. */
 
 /* [hub] Begins to write as somebody new; what was written and has not come back is dropped. */
@@ -20159,7 +20181,7 @@ static void node_up(struct node *node, struct instant now, int64_t mono,
     }
 }
 
-/* ==== 47. Cluster: coordination =================================================================
+/* ==== 48. Cluster: coordination =================================================================
  * [hub] What one node does for all: the living one with the lowest id that has a whole table. It
  * has the dead evicted, says what has run out, and settles a new epoch. Two that take themselves
  * for it do no harm: what is said twice changes nothing. Behind that, how the next table takes the
@@ -20634,7 +20656,7 @@ static void node_begin_install(struct node *node, bool records)
     node->behind = behind;
 }
 
-/* ==== 48. Cluster: copies =======================================================================
+/* ==== 49. Cluster: copies =======================================================================
  * [hub] A node that joins an epoch which goes on gets a copy of the table, in pieces, from one that
  * has it whole; and questions of one node to another, which are answered in the same way. A copy is
  * made while its donor goes on: each piece says how much of the log it has, and what the log says
@@ -21221,7 +21243,7 @@ static bool node_take_piece(struct node *node, struct instant now, int64_t mono,
     return !in.bad;
 }
 
-/* ==== 49. Cluster: reading ======================================================================
+/* ==== 50. Cluster: reading ======================================================================
  * [hub] What a node does with the log, entry by entry, with what else the engine tells, and by
  * itself as time passes. */
 
@@ -21271,7 +21293,7 @@ static void node_note(struct node *node, struct instant now, size_t holder, cons
             presence_end(own, now, user, REASON_CLOSED);
         break;
     case RECORD_KICK:
-        put_bytes(&node->kicked, record->id);
+        node_close(node, record->id);
         if (ours) node_orders_came(node, e->n);
         break;
     case RECORD_MANUAL:
@@ -21692,7 +21714,7 @@ static void node_free(struct node *node)
     buffer_free(&node->orders);
 }
 
-/* ==== 50. Service manager =======================================================================
+/* ==== 51. Service manager =======================================================================
  * What systemd, or whoever speaks as it does, wants to know: sd_notify(3), a datagram of a line or
  * two, so there is no library. It is told when the server is ready, reads its keys again and stops;
  * and, from the hub's turns, that the hub still has turns: one that hangs is then started again.
@@ -21786,7 +21808,7 @@ static void manager_alive(struct manager *manager, int64_t now)
     else manager->watchdog_due = now + (manager->watchdog > 100 ? 100 : 1);
 }
 
-/* ==== 51. Server ================================================================================
+/* ==== 52. Server ================================================================================
  * struct server and the structs that cross threads, with the owner of each field. Nothing here does
  * anything. Tags: [hub], [listener] and so on are the only thread to touch it; * is also read by
  * workers, as said there; what has no tag is set by main before there are threads, and constant. */
@@ -22334,7 +22356,7 @@ struct server {
     struct seam *seam;
 };
 
-/* ==== 52. Connections ===========================================================================
+/* ==== 53. Connections ===========================================================================
  * WebSockets and streams as the hub has them: made, written to, ended; and what several threads ask
  * struct server (server_*). A connection is never freed inside its own handler: one that ends is
  * DEAD, out of the table and its socket closed, and is freed at the end of a turn in which no
@@ -22949,7 +22971,7 @@ static void hub_reply_error(struct hub *hub, enum error error)
     hub_reply_end(hub);
 }
 
-/* ==== 53. WebSocket messages ====================================================================
+/* ==== 54. WebSocket messages ====================================================================
  * What a client says, and what follows: heartbeats, statuses, users to follow. All of it is the
  * hub's but the reads of the store. The way of a message, and where it may have to wait:
  *
@@ -23603,7 +23625,7 @@ static void connection_arm(struct server *server, struct connection *c, int64_t 
     timer_arm(&server->hub.wheel, &c->timer, c->session.expires && end < due ? end : due);
 }
 
-/* ==== 54. Streams ===============================================================================
+/* ==== 55. Streams ===============================================================================
  * Who reads the events of /admin/events and /api/events, as fast as each can. The hub's. An event
  * is made text once, in the ring of its feed, as Server-Sent Events has it; a stream is a place in
  * that ring, so a thousand streams cost no copy. What is sent to all is:
@@ -23813,7 +23835,7 @@ static void hub_take_transitions(struct server *server, struct instant now)
     p->sessions_dropped = 0;
 }
 
-/* ==== 55. Broadcast =============================================================================
+/* ==== 56. Broadcast =============================================================================
  * Watchers are told what changed. Nearly all of the time goes to the system's send(), once for each
  * of them. Therefore the hub fills an array of writes and its io threads send them beside it, 32 at
  * a time:
@@ -23999,7 +24021,7 @@ static void hub_watch(struct server *server, struct instant now)
     lock_give(&server->table_lock, RANK_TABLE);
 }
 
-/* ==== 56. Signs of life =========================================================================
+/* ==== 57. Signs of life =========================================================================
  * Pings, silence, and what TCP knows of a connection that has output waiting. The hub's.
  *
  *     heard --(--ping-interval)--> ping --(--pong-timeout)--> closed, its user offline
@@ -24133,7 +24155,7 @@ static void connection_timer(struct server *server, struct connection *c, struct
     }
 }
 
-/* ==== 57. Handoff ===============================================================================
+/* ==== 58. Handoff ===============================================================================
  * A worker has granted an upgrade or a stream; here the hub takes the connection over, for good. It
  * is the same object: what was HTTP's hangs off it as `http` and is freed here. From now on the
  * socket is in the hub's epoll set, its timer in the hub's wheel, its place is counted in
@@ -24420,7 +24442,7 @@ static void hub_adopt_stream(struct server *server, struct job *job)
     if (hub->stopping || stream_logged_out(server, s)) stream_finish(server, s, now);
 }
 
-/* ==== 58. Cluster: hub ==========================================================================
+/* ==== 59. Cluster: hub ==========================================================================
  * What makes a node of a server: what the engine's thread tells goes to the node (Cluster:
  * reading), what the node asks goes there, and the table that it changes is shown. All under the
  * table's lock and in slices, as what happens to the cluster can happen to all of its users at
@@ -24727,6 +24749,7 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
         struct taker in = taker_of((struct span){node->kicked.at, node->kicked.len});
         struct span id = take_id(&in);
         struct user *user = presence_find(server_own(server), id);
+        if (user && !user->kicked) user = NULL; /* has left, and somebody new come */
         while (user && user->conns) {
             struct connection *c = (struct connection *)user->conns;
             if (clock_work_us() >= server->hub.until) return false;
@@ -24734,7 +24757,7 @@ static bool hub_cluster_kick(struct server *server, struct instant now)
             connection_flush(server, c, now);
         }
         lock_take(&server->table_lock, RANK_TABLE);
-        if (user) presence_end(server_own(server), table_time(server, now), user, REASON_KICKED);
+        if (user) node_closed(node, table_time(server, now), user);
         lock_give(&server->table_lock, RANK_TABLE);
         buffer_drop(&node->kicked, (size_t)(in.at - (const uint8_t *)node->kicked.at));
     }
@@ -24981,7 +25004,7 @@ static int64_t hub_cluster_wait(struct server *server, int64_t now)
     return wait > 0 ? wait : 0;
 }
 
-/* ==== 59. Hub ===================================================================================
+/* ==== 60. Hub ===================================================================================
  * The loop of the thread that owns every WebSocket and stream and is the only one to change the
  * presence table, and what others ask of it. One writer: so rules of presence need no care for
  * threads, and every change has its place in one order. Nothing here waits but loop_wait; what must
@@ -25541,7 +25564,7 @@ static void hub_free(struct server *server)
     if (hub->stop_event >= 0) close(hub->stop_event);
 }
 
-/* ==== 60. Listener: connections =================================================================
+/* ==== 61. Listener: connections =================================================================
  * One thread (CivetWeb's master thread, which has no other work) that owns the listening sockets
  * and every connection that is not, or not at present, being served. It accepts, waits until a
  * whole request is there, gives it to a worker, and takes the connection back for what is slow: a
@@ -25923,7 +25946,7 @@ static void lane_close(struct server *server, struct lane *lane)
     }
 }
 
-/* ==== 61. Listener: requests ====================================================================
+/* ==== 62. Listener: requests ====================================================================
  * Bytes become whole requests, requests go to the workers, answers come back. A worker is never
  * given half a request, so it never waits for a client.
  *
@@ -26380,7 +26403,7 @@ static void listener_displace(struct server *server, struct http_conn *p)
     listener_give_up(server, p);
 }
 
-/* ==== 62. Listener: accept ======================================================================
+/* ==== 63. Listener: accept ======================================================================
  * New connections, the deadlines of all, and the loop of the listener. Accepting never ends the
  * server: without descriptors it rests and tries again, while what is connected goes on being
  * served. There is no limit of HTTP connections over all but that of descriptors; each address has
@@ -26668,7 +26691,7 @@ static bool listener_init(struct server *server, struct instant now)
     return true;
 }
 
-/* ==== 63. Assets ================================================================================
+/* ==== 64. Assets ================================================================================
  * The files of web/, compiled in by the build with their type, hash and gzip form. Constant; the
  * table is generated (build/gen/assets.inc), never committed. */
 
@@ -26692,7 +26715,7 @@ static const struct asset *asset_find(const char *path)
     return NULL;
 }
 
-/* ==== 64. API: users ============================================================================
+/* ==== 65. API: users ============================================================================
  * /api/presence and /admin/online-users: request to response, on a worker's thread and free of
  * CivetWeb's types but the parsed request. What all handlers promise (those of the next sections
  * too):
@@ -27111,7 +27134,7 @@ static enum error api_online_users(struct server *server, const struct http_requ
     return ERROR_NONE;
 }
 
-/* ==== 65. API: lists for admins =================================================================
+/* ==== 66. API: lists for admins =================================================================
  * Pages of all users, one user with every connection, sessions, kicks. These are the costly
  * requests: they have a lane of their own (HTTP_COSTLY), and each looks at a bounded number of
  * users.
@@ -27755,7 +27778,7 @@ static void api_totals(struct server *server, struct instant now, struct totals 
     store_stats(server->store, &t->store);
 }
 
-/* ==== 66. API: state of the server ==============================================================
+/* ==== 67. API: state of the server ==============================================================
  * /admin/stats, streams of events, history, health, and the files of web/. Nothing here changes
  * anything but api_events and api_admin_events, which hand their connection to the hub. */
 
@@ -28268,7 +28291,7 @@ static enum error api_redirect(struct server *server, const struct http_request 
     return ERROR_NONE;
 }
 
-/* ==== 67. API: metrics ==========================================================================
+/* ==== 68. API: metrics ==========================================================================
  * What is measured, by the tables of Counters: /metrics for Prometheus, and the log for whoever has
  * a shell and sends SIGUSR2. Nothing here changes anything. */
 
@@ -28557,7 +28580,7 @@ static void server_tell(struct server *server)
     log_list_next(&list, NULL);
 }
 
-/* ==== 68. API: who may ==========================================================================
+/* ==== 69. API: who may ==========================================================================
  * Tokens, passwords and logins of admins: who may send a request. Every route names whom it is for
  * (enum access), and api_answer or upgrade_request ask here before anything else is done.
  *
@@ -28975,7 +28998,7 @@ static enum error api_options(struct server *server, const struct http_request *
     return ERROR_NONE;
 }
 
-/* ==== 69. Routes ================================================================================
+/* ==== 70. Routes ================================================================================
  * Every path, and the way of a request from it to its answer:
  *
  *     seam_request (CivetWeb)       request_admit: its host, its client, whose page sent it
@@ -29107,7 +29130,7 @@ static void api_answer(struct server *server, const struct route *route, enum er
     if (response->status >= 400) count_one(&server->counters.request_errors);
 }
 
-/* ==== 70. CivetWeb ==============================================================================
+/* ==== 71. CivetWeb ==============================================================================
  * What a CivetWeb worker calls: its request becomes ours, our answer becomes bytes in the
  * connection, an upgrade becomes a grant for the hub. All of it is a worker's. CivetWeb parses and
  * frames; it never sees a socket, and never answers by itself. See vendor/civetweb_seam.h. For one
@@ -29572,7 +29595,7 @@ static const struct seam_ops SEAM_OPS = {
     .no_memory = mem_die,
 };
 
-/* ==== 71. Sandbox and privileges ================================================================
+/* ==== 72. Sandbox and privileges ================================================================
  * After the start the process can reach its own files and sockets only: --user, which gives up
  * root, and Landlock (landlock(7)), which gives up files, ports and signals. Both are for good and
  * for every thread that starts later, so they come after the addresses are bound and before the
@@ -29774,7 +29797,7 @@ static void server_enter_sandbox(struct server *server)
              done ? "sandboxed by Landlock, version %ld" : "Landlock, version %ld, refuses", abi);
 }
 
-/* ==== 72. Addresses to serve on =================================================================
+/* ==== 73. Addresses to serve on =================================================================
  * The listening sockets: which there are, whether they may be without keys for tokens, and where
  * they come from. Either the options name addresses, or a service manager passes sockets, which it
  * keeps when this process ends: then a new binary takes over, and nobody who connects in between is
@@ -29957,7 +29980,7 @@ static bool server_listen(struct server *server, struct why why)
     return true;
 }
 
-/* ==== 73. Start =================================================================================
+/* ==== 74. Start =================================================================================
  * From options to a server that answers, and back: limits, files, threads, signals, an ordered
  * stop. All on main, which owns the certificates, keys and secrets that it replaces on a reload.
  * Nothing here is for a client. Exit status: 0 fine, 1 failed at run time, 2 wrong usage or
@@ -30591,7 +30614,7 @@ static int server_serve(struct server *server)
     return complain(1, "the last changes could not be written to %s", server->options.data);
 }
 
-/* ==== 74. Main ==================================================================================
+/* ==== 75. Main ==================================================================================
  * Commands that do one thing and end, and main, which reads the options and chooses. A command
  * writes what it was asked for to stdout, and one line to stderr if it fails. */
 

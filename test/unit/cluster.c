@@ -740,23 +740,25 @@ static void rig_user_text(const struct node *node, const struct user *user, stru
     for (int i = 0; i < count; i++) buffer_print(out, "  %s\n", rows[i]);
 }
 
-/* What the hub does with whom the node has kicked. */
-static void rig_close_kicked(struct rig_node *n)
+/* What the hub does with whom the node has kicked; now and then there is no time for all of it. */
+static void rig_close_kicked(struct rig_node *n, bool all)
 {
     struct instant now = {n->rig->now, 0};
-    struct taker kicked = taker_of((struct span){n->node.kicked.at, n->node.kicked.len});
-    while (kicked.at < kicked.end) {
+    while (n->node.kicked.len) {
+        struct taker kicked = taker_of((struct span){n->node.kicked.at, n->node.kicked.len});
         struct span id = take_id(&kicked);
         struct user *user = presence_find(&n->node.own, id);
-        for (int i = 0; user && i < RIG_USERS; i++) {
+        for (int i = 0; user && user->kicked && i < RIG_USERS; i++) {
             if (!spans_equal(rig_id(i), id)) continue;
-            while (n->links[i])
+            while (n->links[i]) {
+                if (!all && !below64(&n->rig->seed, 3)) return;
                 presence_disconnect(&n->node.own, now, &n->conns[i][--n->links[i]], END_KICKED);
-            presence_end(&n->node.own, now, user, REASON_KICKED);
+            }
+            node_closed(&n->node, now, user);
             break;
         }
+        buffer_drop(&n->node.kicked, (size_t)((const char *)kicked.at - n->node.kicked.at));
     }
-    n->node.kicked.len = 0;
 }
 
 /* What the node does in a turn of its hub. */
@@ -766,7 +768,7 @@ static void rig_turn(struct rig_node *n)
     struct instant now = {rig->now, 0};
     if (!n->alive || n->paused) return;
     if (rig_also) rig_also(n, RIG_TURNS, NULL);
-    presence_tick(&n->node.own, now, SIZE_MAX);
+    presence_tick(&n->node.own, now, n->slow ? 1 : SIZE_MAX);
     for (struct rig_tell *t; !node_busy(&n->node) && (t = STAILQ_FIRST(&n->tells));) {
         if (!t->tell.n) n->seen_open += t->tell.kind == ENGINE_UP || t->tell.kind == ENGINE_EPOCH;
         if (node_tell(&n->node, now, rig->now, &t->tell)) {
@@ -777,10 +779,10 @@ static void rig_turn(struct rig_node *n)
         rig_note(n);
         if (!below64(&rig->seed, 10)) break;
     }
-    rig_close_kicked(n);
     node_work(&n->node, now, rig->now, n->slow ? 1 : 1 + below64(&rig->seed, 8));
     rig_note(n);
-    node_tick(&n->node, now, SIZE_MAX);
+    rig_close_kicked(n, false);
+    node_tick(&n->node, now, n->slow ? 1 : SIZE_MAX);
     rig_note(n);
     if (!below64(&rig->seed, 4)) rig_write(n, false);
     rig_read(n);
@@ -874,7 +876,7 @@ static void rig_node_stop(struct rig_node *n)
     if (n->rig->up && below64(&n->rig->seed, 2)) rig_carry(n->rig, n);
     node_keep_orders(&n->node, now);
     rig_note(n);
-    rig_close_kicked(n);
+    rig_close_kicked(n, true);
     node_keep_own(&n->node, now);
     rig_note(n);
     rig_write(n, true);
@@ -1429,6 +1431,33 @@ static void kick_ends_a_user_everywhere(void **unused)
     calm_pass(10000);
     for (int i = 0; i < RIG_NODES; i++)
         assert_true(STAILQ_EMPTY(&calm.nodes[i].node.replica.kicks));
+    calm_end();
+}
+
+/* However long a hub takes to close the tabs of whom it read to be kicked, and whatever else is new
+ * of them: what is said meanwhile does not bring them back. */
+static void kick_is_over_at_once_for_the_others(void **unused)
+{
+    (void)unused;
+    calm_begin();
+    for (int round = 0; round < 300; round++) {
+        int user = round % RIG_USERS;
+        for (int tabs = 2 + (int)below64(&calm.seed, 5); tabs; tabs--)
+            if (calm.nodes[tabs % 2].links[user] < RIG_LINKS) calm_open(tabs % 2, user);
+        calm_pass(500);
+        calm_mark();
+        node_kick(&calm.nodes[2].node, *calm_now(), rig_id(user));
+        for (int i = 0; i < 4; i++) {
+            int node = (int)below64(&calm.seed, 2);
+            if (calm.nodes[node].links[user])
+                calm_say_status(node, user, i % 2 ? STATUS_AWAY : STATUS_BUSY);
+            rig_step(&calm, false);
+        }
+        calm_pass(500);
+        assert_int_equal(calm_once(user, TRANSITION_LEAVE)->reason, REASON_KICKED);
+        calm_never(user, TRANSITION_JOIN);
+        calm_shows(user, USER_OFFLINE, 0);
+    }
     calm_end();
 }
 
@@ -2314,6 +2343,7 @@ static const struct CMUnitTest CLUSTER_TESTS[] = {
     cmocka_unit_test(heartbeats_elsewhere_are_kept),
     cmocka_unit_test(most_available_status_counts),
     cmocka_unit_test(kick_ends_a_user_everywhere),
+    cmocka_unit_test(kick_is_over_at_once_for_the_others),
     cmocka_unit_test(users_of_a_lost_node_may_come_back),
     cmocka_unit_test(restart_evicts_at_once),
     cmocka_unit_test(leaving_evicts_at_once),
