@@ -3,7 +3,9 @@
 // was lost with a node. It is what the checker holds the nodes against.
 
 const { connect } = require('./client');
+const { request } = require('./http');
 const { cleanup } = require('./server');
+const { putStatus } = require('./watch');
 const { delay, until, within } = require('./wait');
 const { slow } = require('./variant');
 
@@ -81,6 +83,25 @@ class Visitor {
   }
 }
 
+/** One who comes with some tabs, each anywhere, and is kicked from any node. */
+class Kicked extends Visitor {
+  async run() {
+    const { load } = this;
+    while (!this.over) {
+      await load.pause();
+      const places = Array.from({ length: 1 + load.dice(100) }, () => load.someNode());
+      const tabs = await Promise.all(places.map((node) => node && connect(node.server, this.id).catch(() => null)));
+      const node = load.someNode();
+      const answer = node && await request(node.server, 'DELETE', `/admin/users/${this.id}/connections`).catch(() => null);
+      const ends = tabs.map((tab) => tab && Promise.race([tab.closed, delay(2000)]));
+      const gone = (await Promise.all(ends)).every((end) => end?.code === 4403);
+      for (const tab of tabs) tab?.destroy();
+      if (gone && answer?.status === 200) this.left++;
+      else this.sure = false;
+    }
+  }
+}
+
 class ClusterLoad {
   /** `threshold`: for how long, in ms, nobody who is without a socket has left. Set `divided` while the
    *  nodes may not know of each other. */
@@ -94,18 +115,22 @@ class ClusterLoad {
     return able.length ? able[this.dice(able.length)] : null;
   }
 
-  /** `pace`: how long visitors stay and stay away, as a part of 0.2 to 3.2 s. */
-  async begin({ holders = 100, visitors = 30, pace = 1 } = {}) {
+  /** `pace`: how long visitors stay and stay away, as a part of 0.2 to 3.2 s; `moves`: who stays
+   *  loses the socket now and then, too, and is elsewhere at once: only where all nodes hear of it. */
+  async begin({ holders = 100, visitors = 30, kicked = 3, pace = 1, moves = false } = {}) {
     cleanup(this.cluster.t, () => this.end()); // or those who stay would go on trying for ever
     this.pause = () => delay((200 + this.dice(3000)) * pace);
     this.holders = Array.from({ length: holders }, (_, i) => new Holder(this, `holder${i}`));
     this.visitors = Array.from({ length: visitors }, (_, i) => new Visitor(this, `visitor${i}`));
+    this.visitors.push(...Array.from({ length: kicked }, (_, i) => new Kicked(this, `kicked${i}`)));
+    this.moves = moves;
     for (const holder of this.holders) await holder.begin(this.someNode());
     for (const visitor of this.visitors) visitor.begin();
     this.done = this.run();
   }
 
-  /** Changes of those who stay: a status, a second tab that comes and goes. */
+  /** Changes of those who stay: a status, also one by hand at any node; a second tab that comes and
+   *  goes; another node. */
   async run() {
     while (!this.over) {
       await delay(this.dice(40));
@@ -113,7 +138,10 @@ class ClusterLoad {
       const { client } = holder;
       if (!client?.open) continue;
       this.steps++;
-      if (this.dice(4)) client.send({ type: 'status', status: ['online', 'away', 'busy'][this.dice(3)] });
+      const what = this.dice(16);
+      if (what < 10) client.send({ type: 'status', status: ['online', 'away', 'busy'][this.dice(3)] });
+      else if (what < 11) await this.byHand(holder.id);
+      else if (what < 12 && this.moves) client.reset();
       else await this.tab(holder);
     }
   }
@@ -127,6 +155,12 @@ class ClusterLoad {
     if (!second) return;
     if (this.dice(2)) await second.close().catch(() => {});
     second.destroy();
+  }
+
+  async byHand(id) {
+    const status = ['away', 'busy', null][this.dice(3)];
+    const node = this.someNode();
+    if (node) await putStatus(node.server, id, { status }).catch(() => {}); // it may be gone meanwhile
   }
 
   /** So many users on a node who do not come back when it is killed. */
