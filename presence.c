@@ -6475,8 +6475,29 @@ static int store_put_user(struct store *st, MDB_txn *txn, struct span id,
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
-/* Merges the state of a user into what is stored: the hub knows the running session, the store
- * what was before it. */
+/* True if of two reasons for one end the first is the better known: that of a node that did not
+ * hear of it is the last of them. Any two nodes must choose the same. */
+static bool reason_known_better(uint8_t a, uint8_t b)
+{
+    _Static_assert(REASON_NODE_LOST == REASON_COUNT - 1, "any other reason is better known");
+    return a && (!b || a < b);
+}
+
+/* Merges the state of a user into a record: the hub knows the running session, the store what was
+ * before it. */
+static void user_record_state(struct user_record *r, const struct user_record *now)
+{
+    r->open = now->open;
+    r->status = now->status;
+    r->last_seen = now->last_seen;
+    r->online_since = now->open ? now->online_since : 0;
+    if (now->open) return;
+    bool told = now->last_seen == r->offline_since && reason_known_better(r->reason, now->reason);
+    if (!told) r->reason = now->reason; /* else another node knew more of this end */
+    r->offline_since = now->last_seen;
+}
+
+/* Merges the state of a user into what is stored. */
 static int store_apply_user(struct store *st, MDB_txn *txn, struct span id,
                             const struct user_record *now)
 {
@@ -6489,12 +6510,7 @@ static int store_apply_user(struct store *st, MDB_txn *txn, struct span id,
                                      now->online_since ? now->online_since : now->last_seen};
     else if (rc) return rc;
     old = r;
-    r.open = now->open;
-    r.status = now->status;
-    r.last_seen = now->last_seen;
-    r.online_since = now->open ? now->online_since : 0;
-    if (!now->open) r.offline_since = now->last_seen;
-    if (!now->open) r.reason = now->reason;
+    user_record_state(&r, now);
     return store_put_user(st, txn, id, &r, known ? &old : NULL);
 }
 
@@ -6507,14 +6523,11 @@ static int store_put_session(struct store *st, MDB_txn *txn, struct span id,
     return mdb_put(txn, st->sessions, &key, &value, flags);
 }
 
-/* True if of two endings of one session the first is the better known: the one that is later, or
- * was not a node's that did not hear of it. Any two nodes must choose the same. */
+/* True if of two ends of one session the first is the better known: the later one is. */
 static bool session_known_better(const struct session_record *a, const struct session_record *b)
 {
-    bool a_lost = a->reason == REASON_NODE_LOST, b_lost = b->reason == REASON_NODE_LOST;
     if (a->to != b->to) return a->to > b->to;
-    if (a_lost != b_lost) return b_lost;
-    if (a->reason != b->reason) return a->reason < b->reason;
+    if (a->reason != b->reason) return reason_known_better(a->reason, b->reason);
     return memcmp(a->address, b->address, sizeof a->address) > 0;
 }
 
@@ -6535,15 +6548,31 @@ static int store_put_shared(struct store *st, MDB_txn *txn, struct span id,
     return rc ? rc : MDB_KEYEXIST;
 }
 
+/* Merges a session of the cluster into what is stored of its user: it may have ended last, or be
+ * the one that did, of whose end more is known now. False if nothing changes. */
+static bool user_record_session(struct user_record *r, const struct session_record *session)
+{
+    bool first = session->from < r->first_seen;
+    bool last = session->to > r->offline_since;
+    last |= session->to == r->offline_since && reason_known_better(session->reason, r->reason);
+    if (first) r->first_seen = session->from;
+    if (last) r->offline_since = session->to;
+    if (last) r->reason = session->reason;
+    if (last && !r->open && r->last_seen < session->to) r->last_seen = session->to;
+    return first || last;
+}
+
 /* Puts a session and counts it for its user, who is made if unknown; see store_batch_session. */
 static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
                                const struct session_record *session, bool shared)
 {
     struct user_record r, old;
     int rc = shared ? store_put_shared(st, txn, id, session) : 0;
-    if (rc) return rc == MDB_KEYEXIST ? 0 : rc;
+    bool counted = rc == MDB_KEYEXIST;
+    if (rc && !counted) return rc;
     rc = store_find_user(st, txn, id, &r);
     bool known = !rc;
+    if (rc == MDB_NOTFOUND && counted) return 0;
     if (rc == MDB_NOTFOUND)
         r = (struct user_record){.first_seen = session->from,
                                  .last_seen = session->to,
@@ -6552,8 +6581,8 @@ static int store_apply_session(struct store *st, MDB_txn *txn, struct span id,
                                  .reason = session->reason};
     else if (rc) return rc;
     old = r;
-    r.sessions++;
-    if (shared && session->from < r.first_seen) r.first_seen = session->from;
+    if (!counted) r.sessions++;
+    if (shared && !user_record_session(&r, session) && counted) return 0;
     rc = store_put_user(st, txn, id, &r, known ? &old : NULL);
     if (shared) return rc;
     /* UTC may have been stepped back: no session replaces another that began at the same time. */
@@ -6571,32 +6600,42 @@ static bool store_is_later(const struct user_record *told, const struct user_rec
 {
     if (told->open) return false;
     if (told->last_seen != old->last_seen) return told->last_seen > old->last_seen;
-    return old->open || (old->reason == REASON_NODE_LOST && told->reason != REASON_NODE_LOST);
+    return old->open || reason_known_better(told->reason, old->reason);
 }
 
-/* Merges a user as another node has them into what is stored, see store_batch_leaver. */
+/* Merges a user as another node has them into what is stored. False if nothing changes. */
+static bool user_record_leaver(struct user_record *r, const struct user_record *told)
+{
+    struct user_record old = *r;
+    bool later = store_is_later(told, &old);
+    bool earlier = told->first_seen && (told->first_seen < old.first_seen || !old.first_seen);
+    bool more = told->sessions > old.sessions;
+    if (later) *r = *told;
+    /* Of who is online here it may be a session before this one. */
+    bool ended = !later && r->open && told->offline_since >= old.offline_since;
+    if (ended && told->offline_since == old.offline_since)
+        ended = reason_known_better(told->reason, old.reason);
+    if (ended) r->offline_since = told->offline_since;
+    if (ended) r->reason = told->reason;
+    r->first_seen = earlier ? told->first_seen : old.first_seen;
+    r->sessions = more ? told->sessions : old.sessions;
+    return later || ended || earlier || more;
+}
+
+/* See store_batch_leaver. */
 static int store_apply_leaver(struct store *st, MDB_txn *txn, struct span id,
                               const struct user_record *told)
 {
     struct user_record r, old;
     int rc = store_find_user(st, txn, id, &old);
-    bool known = !rc, later = !known || store_is_later(told, &old);
-    if (rc && rc != MDB_NOTFOUND) return rc;
-    r = later ? *told : old;
-    if (later) r.open = false;
-    if (known) {
-        bool earlier = told->first_seen && told->first_seen < old.first_seen;
-        bool ended = r.open && told->offline_since > old.offline_since;
-        r.first_seen = earlier || !old.first_seen ? told->first_seen : old.first_seen;
-        r.sessions = told->sessions > old.sessions ? told->sessions : old.sessions;
-        if (ended) { /* a session before this one */
-            r.offline_since = told->offline_since;
-            r.reason = told->reason;
-        }
-        bool same = !later && !ended && r.first_seen == old.first_seen;
-        if (same && r.sessions == old.sessions) return 0;
+    if (rc == MDB_NOTFOUND) {
+        r = *told;
+        r.open = false;
+        return store_put_user(st, txn, id, &r, NULL);
     }
-    return store_put_user(st, txn, id, &r, known ? &old : NULL);
+    r = old;
+    if (rc || !user_record_leaver(&r, told)) return rc;
+    return store_put_user(st, txn, id, &r, &old);
 }
 
 static int store_put_sample(struct store *st, MDB_txn *txn, const struct sample *sample)
@@ -18769,6 +18808,18 @@ static void user_arm_evicted(struct presence *p, struct instant now, struct user
     timer_arm(&p->wheel, &user->timer, presence_clock(p, now) + (left > 0 ? left : 0));
 }
 
+/* For the store: a user has left, unless it knows of something later. */
+static void batch_left(struct store_batch *batch, struct span id, int64_t since, int64_t seen,
+                       enum reason reason)
+{
+    struct user_record left = {.first_seen = since,
+                               .last_seen = seen,
+                               .offline_since = seen,
+                               .status = STATUS_OFFLINE,
+                               .reason = (uint8_t)reason};
+    store_batch_leaver(batch, id, &left, NULL, 0);
+}
+
 /* [hub] Makes of what is said of a user what all see: at most one transition. Who comes online does
  * so at `since`; who goes offline, for that reason, seen last from that address if it is known. */
 static void replica_merge(struct replica *r, struct instant now, struct user *user, int64_t since,
@@ -18795,8 +18846,8 @@ static void replica_merge(struct replica *r, struct instant now, struct user *us
         bool leaves = user->state;
         if (leaves) user_leave(p, now, user, reason, address);
         if (p->keeps && leaves)
-            store_batch_user(&p->ended, user_id(user), false, STATUS_OFFLINE, user->online_since,
-                             atomic_load_explicit(&user->last_seen, memory_order_relaxed), reason);
+            batch_left(&p->ended, user_id(user), user->online_since,
+                       atomic_load_explicit(&user->last_seen, memory_order_relaxed), reason);
         else if (p->silent) presence_forget(p, user);
         return;
     }
@@ -18850,13 +18901,9 @@ static bool user_said_live(const struct user *user)
 static void replica_seen_offline(struct replica *r, const struct record *record)
 {
     if (r->table->silent) return;
-    struct user_record known = {.first_seen = record->last_seen,
-                                .last_seen = record->last_seen,
-                                .offline_since = record->last_seen,
-                                .status = STATUS_OFFLINE,
-                                .reason = (uint8_t)record->reason};
     if (presence_may_wait(r->shown, r->shown->ended.users, ENDED_SESSIONS_MAX))
-        store_batch_leaver(&r->shown->ended, record->id, &known, NULL, 0);
+        batch_left(&r->shown->ended, record->id, record->last_seen, record->last_seen,
+                   record->reason);
 }
 
 /* [hub] A contribution of an incarnation, absolute. */
@@ -19068,8 +19115,9 @@ static void replica_session(struct replica *r, struct instant now, size_t holder
     }
     if (p->silent && !user) user = presence_make(p, record->id);
     int64_t seen = user ? atomic_load_explicit(&user->last_seen, memory_order_relaxed) : 0;
-    bool lost = user && user->reason == REASON_NODE_LOST && record->reason != REASON_NODE_LOST;
-    if (user && !user->state && (seen < record->last_seen || (seen == record->last_seen && lost))) {
+    bool better = user && reason_known_better((uint8_t)record->reason, user->reason);
+    if (user && !user->state &&
+        (seen < record->last_seen || (seen == record->last_seen && better))) {
         atomic_store_explicit(&user->last_seen, record->last_seen, memory_order_relaxed);
         user->reason = (uint8_t)record->reason;
         if (!p->silent) presence_mark_dirty(p, user, DIRTY_STATE);
@@ -19079,13 +19127,8 @@ static void replica_session(struct replica *r, struct instant now, size_t holder
         return;
     }
     store_batch_session(&r->shown->ended, record->id, &ended, true);
-    if (user) return;
-    struct user_record known = {.first_seen = record->since,
-                                .last_seen = record->last_seen,
-                                .offline_since = record->last_seen,
-                                .status = STATUS_OFFLINE,
-                                .reason = (uint8_t)record->reason};
-    store_batch_leaver(&r->shown->ended, record->id, &known, NULL, 0);
+    if (!user)
+        batch_left(&r->shown->ended, record->id, record->since, record->last_seen, record->reason);
 }
 
 /* [hub] An incarnation says hello: another one of the same node is over by that. */
@@ -20561,8 +20604,10 @@ static void node_install_user(struct node *node, struct instant now, struct user
     bool tell = gone && (guessed || (was && !node_others_tell(node, user)));
     struct session_record ended = {.from = user->online_since, .reason = user->reason};
     ended.to = atomic_load_explicit(&user->last_seen, memory_order_relaxed);
+    int64_t seen = from ? atomic_load_explicit(&from->last_seen, memory_order_relaxed) : ended.to;
     enum reason reason = user->state == USER_CACHED ? (enum reason)user->reason : REASON_NODE_LOST;
-    if (from && !from->state) reason = (enum reason)from->reason;
+    if (from && !from->state) /* else that is how a session before this one ended */
+        reason = seen < ended.to ? REASON_NODE_LOST : (enum reason)from->reason;
     if (was && (user->unsure || (from && from->state))) presence_mark_dirty(p, user, DIRTY_STATE);
     user->unsure = user->late = false;
     bool later = node_install_said(user, from);
@@ -20570,7 +20615,6 @@ static void node_install_user(struct node *node, struct instant now, struct user
     struct replica shown = node->replica; /* its incarnations, on the table that is shown */
     shown.table = p;
     replica_merge(&shown, now, user, from ? from->online_since : 0, reason, NULL);
-    int64_t seen = from ? atomic_load_explicit(&from->last_seen, memory_order_relaxed) : ended.to;
     if (was) ended.reason = (uint8_t)(seen == ended.to ? reason : REASON_NODE_LOST);
     if ((was || guessed) && !user->state) node_end_unheard(node, user, ended, tell);
     if (guessed && !user->state) presence_mark_dirty(p, user, DIRTY_STATE); /* we guessed right */

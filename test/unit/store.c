@@ -209,6 +209,53 @@ static void sessions_expect(struct store *st, const struct known_sessions *want)
     }
 }
 
+/* A user's record has the end that is known best of the session that ended last, whoever tells of
+ * it and in which order; who is online stays so. */
+static void last_end_is_the_one_known_best(void **state)
+{
+    (void)state;
+    struct test_place p = place_make();
+    struct store *st = open_good(p.dir);
+    struct store_batch b = {0};
+    struct user_record r, told = {.first_seen = 1, .last_seen = 90, .offline_since = 90};
+    const struct session_record ends[] = {{.from = 5, .to = 50, .reason = REASON_NODE_LOST},
+                                          {.from = 5, .to = 50, .reason = REASON_DROPPED},
+                                          {.from = 5, .to = 50, .reason = REASON_NODE_LOST},
+                                          {.from = 60, .to = 90, .reason = REASON_NODE_LOST},
+                                          {.from = 2, .to = 4, .reason = REASON_CLOSED}};
+    static const int since[] = {50, 50, 50, 90, 90};
+    static const uint8_t reasons[] = {REASON_NODE_LOST, REASON_DROPPED, REASON_DROPPED,
+                                      REASON_NODE_LOST, REASON_NODE_LOST};
+    store_batch_user(&b, span_of("a"), true, STATUS_ONLINE, 100, 120, REASON_NONE);
+    write_now(st, &b);
+    for (size_t i = 0; i < COUNT_OF(ends); i++) {
+        store_batch_session(&b, span_of("a"), &ends[i], true);
+        write_now(st, &b);
+        assert_int_equal(store_get_user(st, span_of("a"), &r), 1);
+        assert_true(r.open && r.last_seen == 120);
+        assert_int_equal(r.offline_since, since[i]);
+        assert_int_equal(r.reason, reasons[i]);
+    }
+    told.reason = REASON_KICKED; /* the same end, by another node's store */
+    store_batch_leaver(&b, span_of("a"), &told, NULL, 0);
+    write_now(st, &b);
+    assert_int_equal(store_get_user(st, span_of("a"), &r), 1);
+    assert_true(r.open && r.offline_since == 90 && r.reason == REASON_KICKED && r.first_seen == 1);
+    store_batch_user(&b, span_of("a"), false, STATUS_OFFLINE, 0, 90, REASON_NODE_LOST);
+    write_now(st, &b);
+    assert_int_equal(store_get_user(st, span_of("a"), &r), 1);
+    assert_true(!r.open && r.reason == REASON_KICKED);
+    store_batch_session(&b, span_of("a"),
+                        &(struct session_record){.from = 95, .to = 130, .reason = REASON_TIMEOUT},
+                        true);
+    write_now(st, &b);
+    assert_int_equal(store_get_user(st, span_of("a"), &r), 1);
+    assert_true(r.last_seen == 130 && r.offline_since == 130 && r.reason == REASON_TIMEOUT);
+    store_close(st);
+    buffer_free(&b.ops);
+    place_remove(&p);
+}
+
 /* A session that nodes share may be told again, in the same batch or after a restart, and is there
  * and counted once; all others are counted, and none replaces another. */
 static void shared_sessions_are_counted_once(void **state)
@@ -1208,16 +1255,31 @@ static void leavers_are_all_visited(void **state)
     place_remove(&p);
 }
 
+/* How little is known by a reason: the less, the better. */
+static int reason_rank(uint8_t reason)
+{
+    return reason == REASON_NONE ? 100 : reason == REASON_NODE_LOST ? 99 : reason;
+}
+
+/* Takes an end of a user's session if it is the last one, or the same and better known. */
+static bool leaver_end(struct user_record *is, int64_t end, uint8_t reason)
+{
+    bool same = end == is->offline_since && reason_rank(reason) < reason_rank(is->reason);
+    if (end <= is->offline_since && !same) return false;
+    is->offline_since = end;
+    is->reason = reason;
+    return true;
+}
+
 /* What the naive rule makes of a user of whom another node tells, with a session, which may be new
  * here, or with none. */
 static void leaver_merge(struct user_record *is, bool *known, struct user_record told, int sessions,
                          int fresh)
 {
     struct user_record was = *is;
-    bool later =
-        told.last_seen > was.last_seen ||
-        (told.last_seen == was.last_seen &&
-         (was.open || (was.reason == REASON_NODE_LOST && told.reason != REASON_NODE_LOST)));
+    bool later = told.last_seen > was.last_seen ||
+                 (told.last_seen == was.last_seen &&
+                  (was.open || reason_rank(told.reason) < reason_rank(was.reason)));
     uint32_t before = told.sessions - (sessions && told.sessions);
     if (!*known || (later && !told.open)) {
         *is = told;
@@ -1228,10 +1290,7 @@ static void leaver_merge(struct user_record *is, bool *known, struct user_record
     if (*known) {
         int64_t a = was.first_seen, b = told.first_seen;
         is->first_seen = !a ? b : !b ? a : a < b ? a : b;
-        if (is->open && told.offline_since > was.offline_since) {
-            is->offline_since = told.offline_since;
-            is->reason = told.reason;
-        }
+        if (is->open) leaver_end(is, told.offline_since, told.reason);
     }
     *known = true;
 }
@@ -1263,7 +1322,9 @@ static void leavers_merge_into_users(void **state)
                                        .open = below64(&seed, 2),
                                        .reason = (uint8_t)below64(&seed, REASON_COUNT),
                                        .sessions = (uint32_t)below64(&seed, 9)};
-            struct session_record session = {.from = (int64_t)below64(&seed, 90), .to = seen};
+            struct session_record session = {.from = (int64_t)below64(&seed, 90),
+                                             .to = seen,
+                                             .reason = (uint8_t)below64(&seed, REASON_COUNT)};
             bool sessions = n < SESSION_USERS && below64(&seed, 2);
             if (below64(&seed, 3)) {
                 struct session_record *old = sessions ? &want.at[n][session.from] : NULL;
@@ -1272,6 +1333,9 @@ static void leavers_merge_into_users(void **state)
                 leaver_merge(&is[n], &known[n], told, sessions, fresh);
                 if (fresh && session.from < is[n].first_seen) is[n].first_seen = session.from;
                 if (sessions && (fresh || session_known_better(&session, old))) *old = session;
+                if (sessions && leaver_end(&is[n], session.to, session.reason) && !is[n].open &&
+                    is[n].last_seen < session.to)
+                    is[n].last_seen = session.to;
                 continue;
             }
             bool open = below64(&seed, 2);
@@ -1281,8 +1345,10 @@ static void leavers_merge_into_users(void **state)
             is[n].status = STATUS_AWAY;
             is[n].last_seen = seen;
             is[n].online_since = open ? 60 : 0;
+            bool better = seen == is[n].offline_since &&
+                          reason_rank(is[n].reason) < reason_rank(REASON_KICKED);
+            if (!open && !better) is[n].reason = REASON_KICKED;
             if (!open) is[n].offline_since = seen;
-            if (!open) is[n].reason = REASON_KICKED;
             known[n] = true;
         }
         write_now(st, &b);
@@ -1423,6 +1489,7 @@ static const struct CMUnitTest STORE_TESTS[] = {
     cmocka_unit_test(store_pages_through_users),
     cmocka_unit_test(store_sessions_newest_first),
     cmocka_unit_test(shared_sessions_are_counted_once),
+    cmocka_unit_test(last_end_is_the_one_known_best),
     cmocka_unit_test(store_removes_old_sessions),
     cmocka_unit_test(store_sweep_keeps_up),
     crossing_test(store_grows_its_map),
