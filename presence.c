@@ -21426,6 +21426,7 @@ static bool node_read(struct node *node, struct instant now, int64_t mono, uint6
     }
     if (r->incarnations[INCARNATION_SELF]->evicted) {
         node->count.evicted++;
+        node->acked = 0; /* what has not come back is behind this, and nobody heeds it */
         node_told(node, CAUSE_EVICTED);
         node_join(node, now, mono, r->epoch, 0);
         return false;

@@ -1707,6 +1707,27 @@ static void order_in_the_log_is_said_once(void **unused)
     }
 }
 
+/* What a node orders that was taken for dead, and does not know it yet, is in the log and counts
+ * for nobody: it is said again. */
+static void order_of_the_evicted_is_said_again(void **unused)
+{
+    (void)unused;
+    calm_begin();
+    calm_open(0, 0);
+    calm_pass(1000);
+    calm.nodes[1].paused = true;
+    calm_pass(15000);
+    calm.nodes[1].paused = false;
+    calm.nodes[1].deaf = true;
+    calm_set_manual(1, 0, STATUS_BUSY, 0);
+    calm_pass(500);
+    assert_int_not_equal(calm.nodes[1].node.acked, 0);
+    calm.nodes[1].deaf = false;
+    calm_pass(5000);
+    calm_has_manual(0, STATUS_BUSY);
+    calm_end();
+}
+
 /* What is set by hand for a time ends then, by one transition. */
 static void manual_status_ends_once(void **unused)
 {
@@ -2381,6 +2402,7 @@ static const struct CMUnitTest CLUSTER_TESTS[] = {
     cmocka_unit_test(manual_status_ends_once),
     cmocka_unit_test(orders_outlive_the_engine),
     cmocka_unit_test(order_in_the_log_is_said_once),
+    cmocka_unit_test(order_of_the_evicted_is_said_again),
     cmocka_unit_test(joiner_takes_the_table_over),
     cmocka_unit_test(patient_node_waits_for_others),
     cmocka_unit_test(empty_epoch_is_gone_on_with),
