@@ -45,7 +45,7 @@ test('a pause that is shorter than the server would have slept counts, too', asy
 
 test('heartbeats and reloads that waited while the server stood still come in time', async (t) => {
   const COUNT = 50;
-  const time = 2000 * window; // so long may a user without a connection be silent
+  const time = 3000 * window; // so long may a user without a connection be silent
   // and a request take less than the pause: what has arrived is read before that is judged
   const server = await start(t, {
     args: ['--online-threshold', `${time}ms`, '--grace', `${time}ms`, '--request-timeout', `${1.5 * time}ms`],

@@ -106,7 +106,7 @@ class ClusterLoad {
   /** `threshold`: for how long, in ms, nobody who is without a socket has left. Set `divided` while the
    *  nodes may not know of each other. */
   constructor(cluster, dice, { threshold }) {
-    Object.assign(this, { cluster, dice, threshold, holders: [], visitors: [], lost: new Map(), fragile: new Map(), steps: 0 });
+    Object.assign(this, { cluster, dice, threshold, holders: [], visitors: [], losing: [], lost: new Map(), fragile: new Map(), steps: 0 });
   }
 
   /** A node that takes connections; null when there is none. */
@@ -134,6 +134,7 @@ class ClusterLoad {
   async run() {
     while (!this.over) {
       await delay(this.dice(40));
+      for (const one of this.losing.splice(0)) await this.lose(one);
       const holder = this.holders[this.dice(this.holders.length)];
       const { client } = holder;
       if (!client?.open) continue;
@@ -141,7 +142,7 @@ class ClusterLoad {
       const what = this.dice(16);
       if (what < 10) client.send({ type: 'status', status: ['online', 'away', 'busy'][this.dice(3)] });
       else if (what < 11) await this.byHand(holder.id);
-      else if (what < 12 && this.moves) client.reset();
+      else if (what < 12 && this.moves) await this.lose(holder);
       else await this.tab(holder);
     }
   }
@@ -155,6 +156,12 @@ class ClusterLoad {
     if (!second) return;
     if (this.dice(2)) await second.close().catch(() => {});
     second.destroy();
+  }
+
+  /** Not while there is a second tab, with whose clean close she would leave. */
+  async lose(holder) {
+    holder.client.reset();
+    await holder.broke;
   }
 
   async byHand(id) {
