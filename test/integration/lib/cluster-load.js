@@ -89,7 +89,7 @@ class Kicked extends Visitor {
     const { load } = this;
     while (!this.over) {
       await load.pause();
-      const places = Array.from({ length: 1 + load.dice(100) }, () => load.someNode());
+      const places = Array.from({ length: 1 + load.dice(40) }, () => load.someNode());
       const tabs = await Promise.all(places.map((node) => node && connect(node.server, this.id).catch(() => null)));
       const node = load.someNode();
       const answer = node && await request(node.server, 'DELETE', `/admin/users/${this.id}/connections`).catch(() => null);
@@ -117,7 +117,7 @@ class ClusterLoad {
 
   /** `pace`: how long visitors stay and stay away, as a part of 0.2 to 3.2 s; `moves`: who stays
    *  loses the socket now and then, too, and is elsewhere at once: only where all nodes hear of it. */
-  async begin({ holders = 100, visitors = 30, kicked = 3, pace = 1, moves = false } = {}) {
+  async begin({ holders = 100, visitors = 30, kicked = 2, pace = 1, moves = false } = {}) {
     cleanup(this.cluster.t, () => this.end()); // or those who stay would go on trying for ever
     this.pause = () => delay((200 + this.dice(3000)) * pace);
     this.holders = Array.from({ length: holders }, (_, i) => new Holder(this, `holder${i}`));
