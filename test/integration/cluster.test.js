@@ -94,8 +94,8 @@ sideBySide(() => {
     });
 
     await t.test('a kick on b of a user on a and c: one leave everywhere, each closes its own', async () => {
-      const clients = await Promise.all([...Array(49).fill(a), c].map((node) => node.connect('kicked')));
-      await all.everywhere('kicked', 'live', live(50), AT_ONCE);
+      const clients = await Promise.all([...Array(99).fill(a), c].map((node) => node.connect('kicked')));
+      await all.everywhere('kicked', 'live', live(100), AT_ONCE);
       const answer = await del(b.server, '/admin/users/kicked/connections');
       assert.equal(answer.status, 200, answer.text);
       for (const client of clients) assert.equal((await within(AT_ONCE.within, 'the close', client.closed)).code, 4403);
