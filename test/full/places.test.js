@@ -7,7 +7,7 @@ const fs = require('node:fs');
 const path = require('node:path');
 const { execFileSync, spawn } = require('node:child_process');
 const { test, start, startSecure, binary, connect, get, json, request, heartbeat, tempDir, cleanup, until, within, proc, shake,
-  tryLogin, passwordFile, Authority } = require('../integration/lib');
+  tryLogin, passwordFile, freePort, Authority } = require('../integration/lib');
 
 /** Whether a command works here: the reason if not. */
 function works(argv, why) {
@@ -66,12 +66,7 @@ test('in a chroot that has nothing else', { skip: noChroot }, async (t) => {
 
 test('a log that nobody reads holds nobody up; what is dropped is counted', async (t) => {
   const dir = tempDir(t);
-  const port = await new Promise((resolve) => {
-    const listener = require('node:net').createServer().listen(0, '127.0.0.1', () => {
-      const { port: free } = listener.address();
-      listener.close(() => resolve(free));
-    });
-  });
+  const port = await freePort();
   // a pipe whose reading end is open, and never read
   const child = spawn('/bin/sh', ['-c', `exec "$0" "$@" 2>&3`, binary, '--listen', `127.0.0.1:${port}`, '--data', path.join(dir, 'data'), '--log-level', 'debug'],
     { stdio: ['ignore', 'ignore', 'ignore', 'pipe'] });

@@ -6,12 +6,11 @@
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const http2 = require('node:http2');
-const net = require('node:net');
 const path = require('node:path');
 const { spawn, spawnSync } = require('node:child_process');
 const nodeTest = require('node:test');
 const { start, seen, connect, refusal, get, json, del, request, heartbeat, tempDir, cleanup, Authority, tokenKey, bearer,
-  until, within, throughout, needs } = require('../integration/lib');
+  freePort, until, within, throughout, needs } = require('../integration/lib');
 
 const SILENCE_S = 3; // a proxy closes what says nothing for so long
 const PING_S = 1;
@@ -185,15 +184,6 @@ log: { level: ERROR }
     return [program, `--configFile=${config}`];
   },
 };
-
-/** A port of loopback that is free now. */
-const freePort = () => new Promise((resolve, reject) => {
-  const listener = net.createServer().once('error', reject);
-  listener.listen(0, '127.0.0.1', () => {
-    const { port } = listener.address();
-    listener.close(() => resolve(port));
-  });
-});
 
 /** Starts a proxy in front of the server; gives the server as seen through it. */
 async function startRealProxy(t, { file, command }, server) {

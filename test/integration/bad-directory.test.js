@@ -4,7 +4,7 @@ const { execFileSync } = require('node:child_process');
 const fs = require('node:fs');
 const net = require('node:net');
 const path = require('node:path');
-const { test, run, start, heartbeat, tempDir, slow, cannotMount, onTmpfs, binary } = require('./lib');
+const { test, run, start, heartbeat, freePort, tempDir, slow, cannotMount, onTmpfs, binary } = require('./lib');
 
 /** Runs a server that must refuse this directory, and never open its port. */
 async function refused(data, reason, options) {
@@ -36,15 +36,6 @@ async function refused(data, reason, options) {
   assert.match(result.stderr, reason);
   assert.doesNotMatch(result.stderr, /listening on/);
   assert.equal(opened, false, 'the port was opened');
-}
-
-function freePort() {
-  return new Promise((resolve) => {
-    const server = net.createServer().listen(0, '127.0.0.1', () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
-  });
 }
 
 /** A directory that a server has had. */

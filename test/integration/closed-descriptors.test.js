@@ -5,10 +5,9 @@
 const assert = require('node:assert/strict');
 const { spawn } = require('node:child_process');
 const fs = require('node:fs');
-const net = require('node:net');
 const path = require('node:path');
 const {
-  test, sideBySide, start, run, binary, tempDir, cleanup, killTree, connect, heartbeat, heartbeats,
+  test, sideBySide, start, run, binary, freePort, tempDir, cleanup, killTree, connect, heartbeat, heartbeats,
   settled, get, until, within, passwordFile, tryLogin, slow, cannotMount,
 } = require('./lib');
 
@@ -17,14 +16,6 @@ const SUBSETS = [1, 2, 3, 4, 5, 6, 7].map((bits) => [0, 1, 2].filter((fd) => bit
 const closing = (fds) => [
   'sh', '-c', `exec "$@" ${fds.map((fd) => (fd ? `${fd}>&-` : '<&-')).join(' ')}`, 'sh',
 ];
-
-async function freePort() {
-  const server = net.createServer().listen(0, '127.0.0.1');
-  await new Promise((resolve) => server.once('listening', resolve));
-  const { port } = server.address();
-  await new Promise((resolve) => server.close(resolve));
-  return port;
-}
 
 /** A server whose stderr may be closed, so that it cannot say where it listens. */
 async function startClosed(t, fds, args) {

@@ -6,9 +6,9 @@ const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
 const { spawn, spawnSync } = require('node:child_process');
-const { test, start, run, tempDir, cleanup, findProgram, Authority, startReceiver, connect, heartbeat, openEvents, get, json, presence, until, slow } = require('./lib');
+const { test, start, run, tempDir, cleanup, findProgram, freePort, Authority, startReceiver, connect, heartbeat, openEvents, get, json, presence, until, slow } = require('./lib');
 const { startCluster } = require('./lib/cluster');
-const { noEngine, freePort, startRedis } = require('./lib/engine');
+const { noEngine, startRedis } = require('./lib/engine');
 
 const LINES = fs.readFileSync(path.join(__dirname, '../../README.md'), 'utf8').split('\n');
 

@@ -4,9 +4,9 @@
 
 const crypto = require('node:crypto');
 const fs = require('node:fs');
-const net = require('node:net');
 const path = require('node:path');
 const { launch, cleanup, tempDir } = require('./server');
+const { freePort } = require('./ports');
 const { RespClient } = require('./resp');
 const { FakeEngine, startFake } = require('./fake-engine');
 const { findProgram } = require('./tools');
@@ -40,18 +40,6 @@ const PROGRAM = process.env.PRESENCE_ENGINE ? path.resolve(process.env.PRESENCE_
 
 /** The skip option of a test that needs a real engine. */
 const noEngine = PROGRAM ? false : 'there is no redis-server here: apt-get install redis-server';
-
-/** A TCP port that was free a moment ago. */
-function freePort() {
-  const server = net.createServer();
-  return new Promise((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address();
-      server.close(() => resolve(port));
-    });
-  });
-}
 
 class Redis {
   constructor(t, { port, dir = tempDir(t), args = [], keep = false, of = null, place = null, env = {} }) {
@@ -176,4 +164,4 @@ async function startRedis(t, options = {}) {
 const randomEpoch = () => String(crypto.randomBytes(4).readUInt32BE() || 1);
 const randomIncarnation = () => crypto.randomBytes(8).toString('hex');
 
-module.exports = { startRedis, Redis, PROGRAM, startFake, FakeEngine, SCRIPTS, keysOf, noEngine, freePort, randomEpoch, randomIncarnation };
+module.exports = { startRedis, Redis, PROGRAM, startFake, FakeEngine, SCRIPTS, keysOf, noEngine, randomEpoch, randomIncarnation };

@@ -47,6 +47,7 @@ module.exports = {
   ...require('./events'),
   ...require('./receiver'),
   ...require('./fake-acme'),
+  ...require('./ports'),
   ...require('./real-engine'),
   ...require('./engine'),
   ...require('./watch'),

@@ -7,15 +7,8 @@ const path = require('node:path');
 const { spawn, execFileSync } = require('node:child_process');
 const { cleanup, tempDir } = require('./server');
 const { PROGRAM } = require('./engine');
+const { freePort } = require('./ports');
 const { until } = require('./wait');
-
-/** A port that nobody has at this moment. */
-const freePort = () => new Promise((resolve, reject) => {
-  const server = net.createServer().once('error', reject).listen(0, '127.0.0.1', () => {
-    const { port } = server.address();
-    server.close(() => resolve(port));
-  });
-});
 
 const listens = (port, host) => new Promise((resolve) => {
   const socket = net.connect(port, host)
@@ -37,10 +30,12 @@ class Engine {
     const [program, ...argv] = [...(this.place?.wrap ?? []), PROGRAM, ...usual, ...this.args];
     this.child = spawn(program, argv, { stdio: ['ignore', log, log] });
     fs.closeSync(log);
+    this.over = false;
     this.ended = new Promise((resolve) => {
       this.child.once('error', resolve).once('close', resolve);
     });
-    await until('redis-server to listen', () => listens(this.listening ?? this.port, this.host));
+    this.ended.then(() => { this.over = true; });
+    await until('redis-server to listen', () => listens(this.listening ?? this.port, this.host), { giveUp: () => this.over });
     return this;
   }
 
@@ -89,4 +84,4 @@ async function startSentinel(t, text, { listening, place } = {}) {
   return sentinel.start();
 }
 
-module.exports = { startEngine, startSentinel, freePort };
+module.exports = { startEngine, startSentinel };
