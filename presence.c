@@ -4457,7 +4457,7 @@ static bool password_check(const struct password *p, struct span password)
  * holds one over every session_check and session_revoke. */
 struct session_keys {
     uint8_t secret[32];
-    uint8_t (*revoked)[SESSION_PAYLOAD]; /* in no order; none is kept past its expiry */
+    uint8_t (*revoked)[SESSION_PAYLOAD]; /* in no order; see session_forget */
     size_t revoked_count;
     int file;                          /* where all of this is kept, or 0 */
     size_t noted;                      /* revoked ones in the file, also those that have run out */
@@ -4470,7 +4470,8 @@ struct session_keys {
 static const char SESSION_FILE_MAGIC[8] = "PADMIN1\n";
 enum {
     SESSION_FILE_HEAD = sizeof SESSION_FILE_MAGIC + 32 + SHA256_SIZE,
-    SESSION_FILE_SLACK = 1000
+    SESSION_FILE_SLACK = 1000,
+    SESSION_REVOKED_KEPT = 256,
 };
 
 /* Makes the secret, and forgets whatever was signed with another one. */
@@ -4544,6 +4545,18 @@ static void session_password_mac(const struct session_keys *keys, const struct p
     hmac_sha256(session_secret(keys), (struct span){(const char *)password, sizeof *password}, mac);
 }
 
+/* Forgets ended sessions that have run out, if there are many: a few are kept, as a clock that is
+ * ahead when it comes here may be set back, and they would be valid again. */
+static void session_forget(struct session_keys *keys, int64_t wall_ms)
+{
+    size_t kept = 0, count = keys->revoked_count;
+    if (count <= SESSION_REVOKED_KEPT) return;
+    for (size_t i = 0; i < count; i++)
+        if ((int64_t)get_be64(keys->revoked[i]) > wall_ms)
+            memmove(keys->revoked[kept++], keys->revoked[i], SESSION_PAYLOAD);
+    keys->revoked_count = kept;
+}
+
 /* Takes secret and ended sessions out of the text of a file; false, and nothing is taken, when it
  * is not whole or is of another password. */
 static bool session_file_read(struct session_keys *keys, struct span text,
@@ -4562,9 +4575,9 @@ static bool session_file_read(struct session_keys *keys, struct span text,
     if (good) {
         *keys = found;
         keys->revoked = mem_new((count + 1) * SESSION_PAYLOAD);
-        for (; count--; at += SESSION_PAYLOAD)
-            if ((int64_t)get_be64((const uint8_t *)at) > wall_ms)
-                memcpy(keys->revoked[keys->revoked_count++], at, SESSION_PAYLOAD);
+        keys->revoked_count = count;
+        memcpy(keys->revoked, at, count * SESSION_PAYLOAD);
+        session_forget(keys, wall_ms);
     }
     mbedtls_platform_zeroize(&found, sizeof found);
     return good;
@@ -4659,21 +4672,18 @@ static bool session_check(const struct session_keys *keys, struct span text, int
     return true;
 }
 
-/* Ends a session before its time, and forgets those that have run out since. False, and nothing
- * happens, for a text that is no valid session: so a stranger cannot fill the list, which holds at
- * most what was minted in one lifetime. */
+/* Ends a session before its time. False, and nothing happens, for a text that is no valid session:
+ * so a stranger cannot fill the list, which holds hardly more than what was minted in one lifetime.
+ */
 static bool session_revoke(struct session_keys *keys, struct span text, int64_t wall_ms)
 {
     int64_t expires;
-    size_t kept = 0;
-    for (size_t i = 0; i < keys->revoked_count; i++)
-        if ((int64_t)get_be64(keys->revoked[i]) > wall_ms)
-            memmove(keys->revoked[kept++], keys->revoked[i], SESSION_PAYLOAD);
-    keys->revoked_count = kept;
     if (!session_check(keys, text, wall_ms, &expires)) return false;
-    keys->revoked = mem_resize(keys->revoked, (kept + 1) * SESSION_PAYLOAD);
+    session_forget(keys, wall_ms);
+    size_t count = keys->revoked_count;
+    keys->revoked = mem_resize(keys->revoked, (count + 1) * SESSION_PAYLOAD);
     /* The payload, not the text: it is what session_check compares, and half as long. */
-    keys->revoked_count += session_read(keys, text, keys->revoked[kept]);
+    keys->revoked_count += session_read(keys, text, keys->revoked[count]);
     session_file_add(keys);
     return true;
 }
@@ -12162,6 +12172,7 @@ struct tls_config {
     struct tls_pair *pairs;
     size_t count;
     struct tls_pair *challenge; /* for an ACME server that looks, and for nobody else; or NULL */
+    struct tls_config *base;    /* with one: whose pairs these are; else NULL */
 };
 
 /* What all TLS connections share. `lock` guards `config` and is held for as long as it takes to
@@ -12697,34 +12708,29 @@ static bool tls_pair_works(struct tls_pair *pair, struct why why)
  * before its end. */
 static void tls_config_drop(struct tls_config *config)
 {
-    if (!config || atomic_fetch_sub(&config->refs, 1) > 1) return;
-    mbedtls_ssl_config_free(&config->ssl);
-    for (size_t i = 0; i < config->count; i++) tls_pair_free(&config->pairs[i]);
-    free(config->pairs);
-    if (config->challenge) tls_pair_free(config->challenge);
-    free(config->challenge);
-    free(config);
+    struct tls_config *base;
+    for (; config && atomic_fetch_sub(&config->refs, 1) == 1; config = base) {
+        base = config->base;
+        mbedtls_ssl_config_free(&config->ssl);
+        for (size_t i = 0; !base && i < config->count; i++) tls_pair_free(&config->pairs[i]);
+        if (!base) free(config->pairs);
+        if (config->challenge) tls_pair_free(config->challenge);
+        free(config->challenge);
+        free(config);
+    }
 }
 
-/* Sets what Mbed TLS is to do for new connections; 0, or its error. */
+/* Sets what Mbed TLS is to do for new connections; 0, or its error. It takes the first of our
+ * protocols that the client knows, so who can speak HTTP beside ACME's is a client like any other.
+ */
 static int tls_config_set(struct tls_config *config)
 {
-    static const char *alpn[] = {"http/1.1", NULL};
+    static const char *http[] = {"http/1.1", NULL}, *both[] = {"http/1.1", ACME_PROTOCOL, NULL};
     mbedtls_ssl_config *ssl = &config->ssl;
     int error = tls_config_base(ssl, MBEDTLS_SSL_IS_SERVER);
     mbedtls_ssl_conf_cert_cb(ssl, tls_choose);
     mbedtls_ssl_conf_session_tickets_cb(ssl, tls_write_ticket, tls_parse_ticket, config->shared);
-    return error ? error : mbedtls_ssl_conf_alpn_protocols(ssl, alpn);
-}
-
-/* [acme] Has a configuration that is not in use yet answer an ACME server with this pair, which is
- * the configuration's from now on. Mbed TLS takes the first of our protocols that the client
- * knows, so who can speak HTTP, too, is a client like any other. 0, or Mbed TLS's error. */
-static int tls_config_challenge(struct tls_config *config, struct tls_pair *pair)
-{
-    static const char *alpn[] = {"http/1.1", ACME_PROTOCOL, NULL};
-    config->challenge = pair;
-    return mbedtls_ssl_conf_alpn_protocols(&config->ssl, alpn);
+    return error ? error : mbedtls_ssl_conf_alpn_protocols(ssl, config->challenge ? both : http);
 }
 
 /* [main, acme] A configuration of these certificates with one reference, to be given back with
@@ -12789,6 +12795,36 @@ static struct tls_config *tls_config_take(struct tls_shared *shared)
     atomic_fetch_add(&config->refs, 1);
     lock_give(&shared->lock, RANK_TLS);
     return config;
+}
+
+/* [acme; tls.lock] The current configuration as it is without a challenge, to be given back with
+ * tls_config_drop. */
+static struct tls_config *tls_config_unchallenged(struct tls_shared *shared)
+{
+    struct tls_config *config = tls_config_take(shared), *base = config->base;
+    if (!base) return config;
+    atomic_fetch_add(&base->refs, 1);
+    tls_config_drop(config);
+    return base;
+}
+
+/* [acme; tls.lock] Has new connections answer an ACME server with this pair, which is taken over,
+ * beside the certificates in use; they are not read again, as their files may be gone. 0, or Mbed
+ * TLS's error, and nothing changes. */
+static int tls_challenge(struct tls_shared *shared, struct tls_pair *pair)
+{
+    struct tls_config *config = mem_new(sizeof *config);
+    config->refs = 1;
+    config->shared = shared;
+    config->challenge = pair;
+    config->base = tls_config_unchallenged(shared);
+    config->pairs = config->base->pairs;
+    config->count = config->base->count;
+    mbedtls_ssl_config_init(&config->ssl);
+    int error = tls_config_set(config);
+    if (error) tls_config_drop(config);
+    else tls_config_use(shared, config);
+    return error;
 }
 
 /* [any; tls.lock] How many certificates in use are outside their time; 0 without TLS. */
@@ -14822,8 +14858,10 @@ enum {
     ACME_POLL_MS = 500,         /* first wait for something under way; it doubles */
     ACME_POLL_LAST_MS = 8000,   /* up to this */
     ACME_WAIT_MS = 600000,      /* all waits of an order together */
+    ACME_ORDER_MS = 3600000,    /* how long an order is taken up again */
     ACME_FIRST_MS = 60000,      /* wait after a failure; it doubles */
     ACME_LAST_MS = 43200000,    /* up to this */
+    ACME_SOON_MS = 86400000,    /* so soon, or a sixth of its life, a second one is too many */
     ACME_INFO_MS = 21600000,    /* between two questions when to renew, if it is not said */
     ACME_INFO_LEAST_MS = 60000, /* whatever is said */
     ACME_INFO_MOST_MS = 86400000,
@@ -14989,8 +15027,10 @@ static bool acme_poll(struct acme_order *o)
     int64_t left = ACME_WAIT_MS - o->waited_ms;
     o->wait_ms = o->retry_ms >= 0 ? o->retry_ms : o->poll_ms;
     if (o->wait_ms < ACME_POLL_MS / 10) o->wait_ms = ACME_POLL_MS / 10;
-    if (o->wait_ms > left)
+    if (o->wait_ms > left) {
+        o->by_challenge |= o->step == ACME_AUTHORIZATION;
         return acme_fail(o, "it was not done within %d minutes", ACME_WAIT_MS / 60000);
+    }
     o->retry_ms = -1;
     o->waited_ms += o->wait_ms;
     o->poll_ms = o->poll_ms * 2 < ACME_POLL_LAST_MS ? o->poll_ms * 2 : ACME_POLL_LAST_MS;
@@ -15471,7 +15511,8 @@ struct acme {
     bool got;                   /* acme-cert.pem is in use */
     bool answers;               /* a challenge */
     bool other;                 /* the second kind of challenge is tried first */
-    unsigned failures;          /* in a row */
+    unsigned failures, early;   /* in a row; certificates that came too early, in a row */
+    int64_t got_at;             /* mono ms: when the last certificate came, or 0 */
     struct acme_plan plan;
     int64_t retry_at, info_at;  /* mono: not before; when to ask for the window */
     pthread_mutex_t lock;       /* all below */
@@ -15528,25 +15569,15 @@ static bool acme_read(const struct acme *acme, const char *name, struct buffer *
 }
 
 /* [main, acme] Has new connections use the certificate there is: the one that was got, else one of
- * our own; with a pair that answers a challenge, which is taken over. False with the reason in why,
- * and what was in use still is. */
-static bool acme_use(struct acme *acme, struct tls_pair *challenge, struct why why)
+ * our own. False with the reason in why, and what was in use still is. */
+static bool acme_use(struct acme *acme, struct why why)
 {
     char cert[PATH_MAX], key[PATH_MAX], *at_cert = cert, *at_key = key;
     if (acme->got) acme_path(acme, "cert", cert);
     else tls_own_paths(acme->options->data, cert, key);
     struct tls_config *config =
         tls_config_make(acme->tls, &at_cert, 1, &at_key, acme->got ? 0 : 1, why);
-    if (!config) {
-        if (challenge) tls_pair_free(challenge);
-        free(challenge);
-        return false;
-    }
-    int error = challenge ? tls_config_challenge(config, challenge) : 0;
-    if (error) {
-        tls_config_drop(config);
-        return tls_file_problem("acme", cert, error, "it cannot be served", why);
-    }
+    if (!config) return false;
     tls_config_use(acme->tls, config);
     return true;
 }
@@ -15635,7 +15666,7 @@ static bool acme_begin(struct acme *acme, struct why why)
     acme_path(acme, "cert", path);
     if (!acme_read_account(acme, why)) return false;
     acme->got = !access(path, F_OK);
-    if (acme->got && !acme_use(acme, NULL, WHY(err))) {
+    if (acme->got && !acme_use(acme, WHY(err))) {
         log_line(acme->log, LOG_ERROR, "%s; another is got in its place", err);
         acme->got = false;
     }
@@ -15655,7 +15686,7 @@ static bool acme_use_own(struct acme *acme, struct why why)
              " it is there",
              (int)names.len, names.at);
     buffer_free(&names);
-    return acme_use(acme, NULL, why);
+    return acme_use(acme, why);
 }
 
 /* [any; acme.lock] The answer to a challenge by HTTP (RFC 8555 section 8.3), appended; false if
@@ -15696,24 +15727,23 @@ static bool acme_read_webroot(const struct options *options, const char *token, 
 static bool acme_answer(struct acme *acme, struct acme_order *o)
 {
     struct buffer proof = {0};
-    char err[WHY_MAX];
-    bool good = true, wanted = *o->token;
+    int error = 0;
+    bool wanted = *o->token;
     if (wanted == acme->answers) return true;
     if (wanted) acme_write_proof(&proof, o->token, &acme->account);
     if (wanted && o->kind == ACME_TLS_ALPN) {
         struct tls_pair *pair = mem_new(sizeof *pair);
-        int error = acme_make_challenge(pair, o->name, (struct span){proof.at, proof.len});
+        error = acme_make_challenge(pair, o->name, (struct span){proof.at, proof.len});
         if (error) {
             tls_pair_free(pair);
             free(pair);
-            good =
-                acme_fail(o, "no answer to its challenge can be made (-0x%04x)", (unsigned)-error);
         } else {
-            good = acme_use(acme, pair, WHY(err)) || acme_fail(o, "%.300s", err);
+            error = tls_challenge(acme->tls, pair);
         }
     } else if (!wanted && !*acme->token) {
-        good = acme_use(acme, NULL, WHY(err)) || acme_fail(o, "%.300s", err);
+        tls_config_use(acme->tls, tls_config_unchallenged(acme->tls));
     }
+    if (error) acme_fail(o, "no answer to its challenge can be made (-0x%04x)", (unsigned)-error);
     lock_take(&acme->lock, RANK_ACME);
     *acme->token = *acme->proof = 0;
     if (wanted && o->kind == ACME_HTTP) {
@@ -15721,9 +15751,9 @@ static bool acme_answer(struct acme *acme, struct acme_order *o)
         snprintf(acme->proof, sizeof acme->proof, "%.*s", (int)proof.len, proof.at);
     }
     lock_give(&acme->lock, RANK_ACME);
-    acme->answers = wanted && good;
+    acme->answers = wanted && !error;
     buffer_free(&proof);
-    return good;
+    return !error;
 }
 
 /* [acme] Keeps an order: with it a server that was asked already is not asked for another. */
@@ -15743,13 +15773,24 @@ static bool acme_keep_order(struct acme *acme, struct acme_order *o)
     return good || acme_fail(o, "cannot write %.200s: %s", path, strerror(errno));
 }
 
-/* [acme] Takes up an order that was begun earlier: its key and its URL; or makes a key. */
+/* True if the order on the disk was made lately. One that is stuck at its server would be taken up
+ * for ever. */
+static bool acme_order_is_young(const struct acme *acme)
+{
+    char path[PATH_MAX];
+    struct stat info;
+    acme_path(acme, "order", path);
+    return !stat(path, &info) &&
+           llabs(clock_wall_ms() - (int64_t)info.st_mtime * 1000) < ACME_ORDER_MS;
+}
+
+/* [acme] Takes up an order that was begun a short while ago: its key and its URL; or makes a key. */
 static bool acme_take_up(struct acme *acme, struct acme_order *o)
 {
     struct buffer file = {0};
     const char *rest = "", *end;
-    if (acme_read(acme, "order", &file, &rest) && !strncmp(rest, "# ", 2) &&
-        (end = strchr(rest, '\n')) &&
+    if (acme_order_is_young(acme) && acme_read(acme, "order", &file, &rest) &&
+        !strncmp(rest, "# ", 2) && (end = strchr(rest, '\n')) &&
         !mbedtls_pk_parse_key(o->key, (const unsigned char *)file.at, file.len + 1, NULL, 0,
                               tls_random, NULL)) {
         size_t len = (size_t)(end - rest) - 2;
@@ -15897,7 +15938,7 @@ static bool acme_install(struct acme *acme, struct acme_order *o)
     if (good && !tls_write_file(path, text.at))
         good = acme_fail(o, "cannot write %.200s: %s", path, strerror(errno));
     if (good) acme->got = true;
-    if (good && !acme_use(acme, NULL, WHY(err))) good = acme_fail(o, "%.300s", err);
+    if (good && !acme_use(acme, WHY(err))) good = acme_fail(o, "%.300s", err);
     if (good) acme_warn(acme);
     tls_pair_free(&pair);
     secret_free(&text);
@@ -15952,29 +15993,43 @@ static void acme_record_failure(struct acme *acme, const struct acme_order *o)
     lock_give(&acme->lock, RANK_ACME);
 }
 
-/* [acme; acme.lock] Remembers that there is a new certificate. One that is due again already, as it
- * is when our clock is ahead by months, is renewed no sooner than after a failure: else the server
- * would be asked without end. */
+/* [acme] Notes a new certificate: due again already or not, and wished for by its server, or by the
+ * life of the one before; how long no other is asked for, ms. One that is due, as it is when our
+ * clock is ahead by months, and one that a server wished for soon after another, as it may for
+ * ever, make the next one wait as failures do: else it would be asked without end. */
+static int64_t acme_rest(struct acme *acme, int64_t now, bool due, bool wished)
+{
+    int64_t early = (acme->plan.to - acme->plan.from) / 6;
+    if (early > ACME_SOON_MS) early = ACME_SOON_MS;
+    bool soon = wished && acme->got_at && now - acme->got_at < early;
+    acme->got_at = now;
+    acme->early = due || soon ? acme->early + 1 : 0;
+    acme->failures = 0;
+    return acme->early ? acme_backoff(acme->early, 0) : 0;
+}
+
+/* [acme; acme.lock] Remembers that there is a new certificate. */
 static void acme_record_success(struct acme *acme)
 {
     struct buffer names = {0};
     char until[TIME_TEXT], again[TIME_TEXT], wait[32];
+    bool wished = acme->plan.window_to;
     acme_make_plan(acme);
     acme_show_plan(acme);
     acme_write_names(acme, &names);
     int64_t at = acme_plan_at(&acme->plan);
     bool due = at <= clock_wall_ms();
-    acme->failures = due ? acme->failures + 1 : 0;
-    acme->retry_at = clock_mono_ms() + (due ? acme_backoff(acme->failures, 0) : 0);
-    acme->info_at = due ? acme->retry_at : clock_mono_ms() + ACME_INFO_LEAST_MS;
+    int64_t now = clock_mono_ms(), ms = acme_rest(acme, now, due, wished);
+    acme->retry_at = now + ms;
+    acme->info_at = now + (ms ? ms : ACME_INFO_LEAST_MS);
     count_one(&acme->counters->acme_certificates);
     log_line(acme->log, LOG_INFO, "acme: a certificate for %.*s until %s, to be renewed %s",
              (int)names.len, names.at, time_text(acme->plan.to, until), time_text(at, again));
-    if (due)
-        log_line(
-            acme->log, LOG_WARN,
-            "acme: it is to be renewed already: is the clock right? No other is asked for in %s",
-            duration_text(acme_backoff(acme->failures, 0), wait, sizeof wait));
+    if (ms)
+        log_line(acme->log, LOG_WARN, "acme: %s No other is asked for in %s",
+                 due ? "it is to be renewed already: is the clock right?"
+                     : "it came soon after the one before.",
+                 duration_text(ms, wait, sizeof wait));
     buffer_free(&names);
     lock_take(&acme->lock, RANK_ACME);
     *acme->last_error = 0;
@@ -23867,7 +23922,8 @@ static void hub_take_transitions(struct server *server, struct instant now)
                      t->user->id_len, t->user->id, t->kind == TRANSITION_LEAVE ? " reason=" : "",
                      t->kind == TRANSITION_LEAVE ? REASON_NAMES[t->reason] : "");
         if (t->kind == TRANSITION_LEAVE && t->reason == REASON_TIMEOUT)
-            histogram_add(server->histograms, HISTOGRAM_DETECTION, now.mono - t->last_seen);
+            histogram_add(server->histograms, HISTOGRAM_DETECTION,
+                          table_time(server, now).mono - t->last_seen);
         if (hub->graph.targets.count) hub_mark_targets(server, t->user, now);
         if (t->kind == TRANSITION_QUIET) continue;
         for (int k = 0; k < FEED_COUNT; k++) feed_add(server, &hub->feeds[k], t, now);

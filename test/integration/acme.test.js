@@ -11,6 +11,7 @@ const NAMES = ['one.example.com', 'two.example.com'];
 const FAILED = /level=warn msg="acme: no certificate from /;
 const NONE = /level=warn msg="acme: there is no certificate for /;
 const GOT = /level=info msg="acme: a certificate for /;
+const SOON = /level=warn msg="acme: it came soon after the one before\. No other is asked for in (1m|60s)"$/;
 
 const options = (fake, names = NAMES) => [...names.flatMap((name) => ['--acme', name]), '--acme-agree', '--acme-server', fake.url];
 
@@ -18,7 +19,7 @@ const options = (fake, names = NAMES) => [...names.flatMap((name) => ['--acme', 
 async function begin(t, fake, { data, args = [], listening = 0, names, allow = [] } = {}) {
   fake.seen = {}; // it waits for the ports of this one
   const server = await start(t, { data, args: ['--tls-listen', '127.0.0.1:0', ...options(fake, names), ...args],
-    listening: 1 + listening, allow: [NONE, GOT, FAILED, ...allow] });
+    listening: 1 + listening, allow: [NONE, GOT, SOON, FAILED, ...allow] });
   fake.validates(server);
   server.secure = secured(server, fake.issuer.pem);
   return server;
@@ -147,6 +148,7 @@ test('renewal when the server says so: those who are connected stay, new ones ge
   fake.window = { start: Date.now() - 2000, end: Date.now() - 1000 };
   server.signal('SIGHUP');
   await arrives(server, fake, { least: 2 });
+  await until('the line that says so', () => server.lines.some((line) => SOON.test(line)));
   const first = new crypto.X509Certificate(fake.issued[0]);
   const [, id] = fake.steps('renewal')[0].path.split('/renewal/');
   const [key, number] = id.split('.').map((one) => Buffer.from(one, 'base64url').toString('hex').toUpperCase());
@@ -268,6 +270,38 @@ sideBySide(() => {
     const again = await begin(t, fake, { data });
     await arrives(again, fake);
     assert.equal(fake.steps('order').length, 1, 'one order for both');
+  });
+
+  test('an order that is stuck at the server is not taken up for ever', async (t) => {
+    const fake = await startAcme(t);
+    const data = tempDir(t);
+    fake.before = ({ step }) => (step === 'finalize' ? 'hang' : undefined);
+    const first = await begin(t, fake, { data });
+    await until('it hangs', () => fake.steps('finalize').length);
+    await first.stop();
+    const stuck = fake.steps('order-again').at(-1)?.path ?? fake.steps('finalize')[0].path.replace('finalize', 'order');
+    const hours = (n) => Date.now() / 1000 + n * 3600;
+    fs.utimesSync(path.join(data, 'acme-order.pem'), hours(-2), hours(-2));
+    fake.before = ({ path: at }) => (at === stuck ? { status: 200, json: { status: 'processing' } } : undefined);
+    const again = await begin(t, fake, { data });
+    await arrives(again, fake);
+    assert.equal(fake.steps('order').length, 2);
+    await again.stop();
+  });
+
+  test('the files of the certificate in use are gone: it is served, and the next one comes all the same', async (t) => {
+    const fake = await startAcme(t);
+    const server = await begin(t, fake);
+    await arrives(server, fake);
+    await until('the order is done with', () => !fs.existsSync(path.join(server.data, 'acme-order.pem')));
+    fs.unlinkSync(path.join(server.data, 'acme-cert.pem'));
+    let looked;
+    fake.before = async ({ step }) => { if (step === 'finalize') looked = await shown(server); };
+    fake.window = { start: 1000, end: 2000 };
+    server.signal('SIGHUP');
+    await arrives(server, fake, { least: 2 });
+    assert.equal(looked.serialNumber, serial(fake.issued[0]), 'the old one, until the new one is there');
+    assert.ok(fs.existsSync(path.join(server.data, 'acme-cert.pem')));
   });
 
   test('a certificate on the disk that is damaged is told of, and replaced', async (t) => {

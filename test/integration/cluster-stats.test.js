@@ -144,6 +144,18 @@ test('a cluster in numbers: while all is well, and when something fails', { skip
   await all.stop();
 });
 
+test('whom silence took offline is counted on every node, with how long that was', { skip, timeout: 60000 * slow }, async (t) => {
+  const all = await startCluster(t, { args: ['--online-threshold', '4s', '--ping-interval', '1s', '--pong-timeout', '1s'] });
+  for (const id of ['u1', 'u2']) await heartbeat(all.a.server, id);
+  for (const node of all.nodes) {
+    await until(`two leaves on ${node.name}`, async () => (await metrics(node)).leaves_total === 2, { within: 20000 * slow });
+    const { detection_delay_seconds_count: count, detection_delay_seconds_sum: sum } = await metrics(node);
+    assert.equal(count, 2);
+    assert.ok(sum >= 8 && sum < 8 + 10 * slow, `${sum} s`);
+  }
+  await all.stop();
+});
+
 test('every counter of a cluster was moved, here or by a unit test', { skip }, () => {
   for (const [file, name] of Object.values(ELSEWHERE)) assert.match(read(file), new RegExp(`cmocka_unit_test\\(${name}\\)`));
   assert.ok(COUNTERS.length > 10);

@@ -192,6 +192,27 @@ static void acme_renews_in_time(void **state)
     assert_int_equal(acme_backoff(UINT_MAX, UINT16_MAX), 47520000);
 }
 
+/* A server that wants the next certificate at once, each time, is asked less and less often; one
+ * whose certificates live for minutes, as often as they need it. */
+static void acme_rests_between_certificates(void **state)
+{
+    (void)state;
+    const int64_t minute = 60000, day = 1440 * minute;
+    struct acme greedy = {.plan = {.from = day, .to = 91 * day}};
+    int asked = 0;
+    for (int64_t now = day; now < 31 * day; asked++)
+        now += minute + acme_rest(&greedy, now, false, true);
+    assert_in_range(asked, 30, 80);
+    struct acme brief = {.plan = {.from = day, .to = day + 15 * minute}};
+    for (int64_t now = day; now < 2 * day; now += 10 * minute)
+        assert_int_equal(acme_rest(&brief, now, false, true), 0);
+    struct acme late = {.plan = {.from = day, .to = day + 90000}}; /* most of it was over before */
+    for (int64_t now = day; now < 2 * day; now += 2000)
+        assert_int_equal(acme_rest(&late, now, false, false), 0);
+    assert_int_equal(acme_rest(&late, 3 * day, true, false), minute);
+    assert_int_equal(acme_rest(&late, 4 * day, true, false), 2 * minute);
+}
+
 /* A request for a certificate has the names and the key, and is signed with it. */
 static void acme_asks_for_all_names(void **state)
 {
@@ -445,6 +466,7 @@ static const struct CMUnitTest ACME_TESTS[] = {
     cmocka_unit_test(acme_times_are_read),
     cmocka_unit_test(acme_waits_as_it_is_told),
     cmocka_unit_test(acme_renews_in_time),
+    cmocka_unit_test(acme_rests_between_certificates),
     cmocka_unit_test(acme_asks_for_all_names),
     cmocka_unit_test(acme_answers_a_challenge),
     cmocka_unit_test(acme_order_goes_its_way),

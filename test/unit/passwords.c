@@ -180,14 +180,15 @@ static void sessions_cannot_be_changed(void **unused)
     session_keys_free(&keys);
 }
 
-/* A revoked session ends, the others go on; the list keeps none that has run out anyway. */
+/* A revoked session ends, the others go on. Of many that have run out anyway none is kept, but of a
+ * few all are: one is not valid again when a clock that was ahead is set back. */
 static void sessions_are_revoked(void **unused)
 {
     (void)unused;
-    enum { COUNT = 50 };
-    struct session_keys keys;
-    struct buffer b[COUNT] = {0};
+    enum { COUNT = 2 * SESSION_REVOKED_KEPT + 100, LATE = 50 };
+    static struct buffer b[COUNT];
     struct span text[COUNT];
+    struct session_keys keys;
     int64_t expires;
     session_keys_init(&keys);
     for (int i = 0; i < COUNT; i++) {
@@ -195,21 +196,27 @@ static void sessions_are_revoked(void **unused)
         text[i] = (struct span){b[i].at, b[i].len};
     }
     for (int i = 0; i < COUNT; i += 2) {
-        session_revoke(&keys, text[i], TEST_WALL);
-        session_revoke(&keys, text[i], TEST_WALL); /* again: nothing more */
+        assert_true(session_revoke(&keys, text[i], TEST_WALL));
+        assert_false(session_revoke(&keys, text[i], TEST_WALL)); /* again: nothing more */
         assert_int_equal(keys.revoked_count, i / 2 + 1);
     }
-    session_revoke(&keys, token_span("nothing"), TEST_WALL);
-    session_revoke(&keys, text[1], TEST_WALL + 1100); /* has just run out; [0] is forgotten */
-    assert_int_equal(keys.revoked_count, COUNT / 2 - 1);
-    for (int at = 2; at <= COUNT; at++) {
-        int64_t wall = TEST_WALL + 1000 + 100 * at - 1;
-        session_revoke(&keys, token_span(""), wall);
-        assert_int_equal(keys.revoked_count, (COUNT - at) / 2);
-        for (int i = at; i < COUNT; i++)
-            assert_int_equal(session_check(&keys, text[i], wall, &expires), i % 2);
-    }
-    assert_int_equal(keys.revoked_count, 0);
+    int64_t wall = TEST_WALL + 1000 + 100 * LATE; /* so many have run out */
+    assert_false(session_revoke(&keys, token_span("nothing"), wall));
+    assert_false(session_revoke(&keys, text[1], wall));
+    assert_int_equal(keys.revoked_count, COUNT / 2);
+    assert_true(session_revoke(&keys, text[COUNT - 1], wall));
+    assert_int_equal(keys.revoked_count, COUNT / 2 - (LATE / 2 + 1) + 1);
+    for (int i = LATE + 1; i < COUNT - 1; i++)
+        assert_int_equal(session_check(&keys, text[i], wall, &expires), i % 2);
+    wall = TEST_WALL + 1000 + 100 * COUNT; /* all have, and the clock was ahead */
+    session_forget(&keys, wall);
+    size_t kept = keys.revoked_count;
+    assert_int_equal(kept, 0);
+    for (int i = 1; i < COUNT && kept < SESSION_REVOKED_KEPT; i += 2, kept++)
+        assert_true(session_revoke(&keys, text[i], TEST_WALL));
+    session_forget(&keys, wall);
+    assert_int_equal(keys.revoked_count, kept);
+    assert_false(session_check(&keys, text[1], TEST_WALL, &expires));
     for (int i = 0; i < COUNT; i++) buffer_free(&b[i]);
     session_keys_free(&keys);
 }
