@@ -15020,8 +15020,8 @@ static bool acme_take_member(struct acme_order *o, struct json_value value, cons
     return *text ? acme_take_url(o, text, out) : acme_fail(o, "it does not say its %s", name);
 }
 
-/* Waits before the same is asked again, as long as the server wants or a little longer each time;
- * false when it has been enough. */
+/* [acme] Waits before the same is asked again, as long as the server wants or a little longer each
+ * time; false when it has been enough. */
 static bool acme_poll(struct acme_order *o)
 {
     int64_t left = ACME_WAIT_MS - o->waited_ms;
@@ -15475,6 +15475,27 @@ static int64_t acme_backoff(unsigned failures, uint16_t random)
     return wait + wait * random / (10 * UINT16_MAX);
 }
 
+/* How certificates came. */
+struct acme_pace {
+    int64_t at;     /* mono ms: the last one, or 0 */
+    unsigned early; /* too early, in a row */
+};
+
+/* Notes a new certificate, of which the plan is: due again already or not, and wished for by its
+ * server, or by the life of the one before. How long no other is asked for, ms. One that is due, as
+ * it is when our clock is ahead by months, and one that a server wished for soon after another, as
+ * it may for ever, make the next one wait as failures do: else it would be asked without end. */
+static int64_t acme_rest(struct acme_pace *pace, const struct acme_plan *plan, int64_t now,
+                         bool due, bool wished)
+{
+    int64_t soon = (plan->to - plan->from) / 6;
+    if (soon > ACME_SOON_MS) soon = ACME_SOON_MS;
+    bool early = due || (wished && pace->at && now - pace->at < soon);
+    pace->at = now;
+    pace->early = early ? pace->early + 1 : 0;
+    return early ? acme_backoff(pace->early, 0) : 0;
+}
+
 /* ==== 38. ACME: the thread ======================================================================
  * Who gets a certificate for --acme, and renews it: a thread that makes the requests of an order,
  * keeps its files, has listener and handshake workers answer the server's challenges, and waits.
@@ -15511,8 +15532,8 @@ struct acme {
     bool got;                   /* acme-cert.pem is in use */
     bool answers;               /* a challenge */
     bool other;                 /* the second kind of challenge is tried first */
-    unsigned failures, early;   /* in a row; certificates that came too early, in a row */
-    int64_t got_at;             /* mono ms: when the last certificate came, or 0 */
+    unsigned failures;          /* in a row */
+    struct acme_pace pace;
     struct acme_plan plan;
     int64_t retry_at, info_at;  /* mono: not before; when to ask for the window */
     pthread_mutex_t lock;       /* all below */
@@ -15784,7 +15805,7 @@ static bool acme_order_is_young(const struct acme *acme)
            llabs(clock_wall_ms() - (int64_t)info.st_mtime * 1000) < ACME_ORDER_MS;
 }
 
-/* [acme] Takes up an order that was begun a short while ago: its key and its URL; or makes a key. */
+/* [acme] Takes up an order that was begun lately: its key and its URL; or makes a key. */
 static bool acme_take_up(struct acme *acme, struct acme_order *o)
 {
     struct buffer file = {0};
@@ -15993,21 +16014,6 @@ static void acme_record_failure(struct acme *acme, const struct acme_order *o)
     lock_give(&acme->lock, RANK_ACME);
 }
 
-/* [acme] Notes a new certificate: due again already or not, and wished for by its server, or by the
- * life of the one before; how long no other is asked for, ms. One that is due, as it is when our
- * clock is ahead by months, and one that a server wished for soon after another, as it may for
- * ever, make the next one wait as failures do: else it would be asked without end. */
-static int64_t acme_rest(struct acme *acme, int64_t now, bool due, bool wished)
-{
-    int64_t early = (acme->plan.to - acme->plan.from) / 6;
-    if (early > ACME_SOON_MS) early = ACME_SOON_MS;
-    bool soon = wished && acme->got_at && now - acme->got_at < early;
-    acme->got_at = now;
-    acme->early = due || soon ? acme->early + 1 : 0;
-    acme->failures = 0;
-    return acme->early ? acme_backoff(acme->early, 0) : 0;
-}
-
 /* [acme; acme.lock] Remembers that there is a new certificate. */
 static void acme_record_success(struct acme *acme)
 {
@@ -16019,7 +16025,8 @@ static void acme_record_success(struct acme *acme)
     acme_write_names(acme, &names);
     int64_t at = acme_plan_at(&acme->plan);
     bool due = at <= clock_wall_ms();
-    int64_t now = clock_mono_ms(), ms = acme_rest(acme, now, due, wished);
+    int64_t now = clock_mono_ms(), ms = acme_rest(&acme->pace, &acme->plan, now, due, wished);
+    acme->failures = 0;
     acme->retry_at = now + ms;
     acme->info_at = now + (ms ? ms : ACME_INFO_LEAST_MS);
     count_one(&acme->counters->acme_certificates);
@@ -16945,6 +16952,7 @@ static void engine_line_close(struct engine *engine, struct engine_line *line)
     line->secure = false;
     if (line->state != LINE_CLOSED) close(line->fd);
     line->state = LINE_CLOSED;
+    line->unread = false;
     while ((call = STAILQ_FIRST(&line->calls))) {
         STAILQ_REMOVE_HEAD(&line->calls, entry);
         if (call->kind == CALL_RENEW) engine_ask_free(call->ask);
@@ -17736,6 +17744,8 @@ static void engine_take_error(struct engine *engine, const struct engine_call *c
     const char *prefix = engine->url.prefix, *user = engine->options->cluster_user;
     struct engine_host to;
     engine_said((struct span){reply->str, reply->len}, text, sizeof text);
+    /* A command that is not known is answered with its words in quotes. */
+    if (call->kind == CALL_AUTH) text[strcspn(text, "'\"`")] = 0;
     switch (engine_error_of(reply->str)) {
     case ENGINE_ELSEWHERE:
         if (engine->hops >= ENGINE_HOPS || !engine_moved_to(reply->str, &engine->target, &to)) {

@@ -79,6 +79,16 @@ sideBySide(() => {
     await refusedStart(at, ['--cluster-password-file']);
   });
 
+  test('an engine that does not know AUTH answers with the password: it is not shown', async (t) => {
+    const engine = await startEngine(t, ['--rename-command', 'AUTH', '']);
+    const dir = tempDir(t);
+    const args = ['--cluster-user', 'node', '--cluster-password-file', file(dir, 'password', 'open sesame\n')];
+    const { code, stderr } = await run([...SOME, '--data', path.join(dir, 'data'), '--cluster', engine.url(), ...args]);
+    assert.equal(code, 2);
+    assert.match(stderr, /^presence: --cluster: the engine does not know what is needed: ERR unknown command ;/);
+    assert.doesNotMatch(stderr, /sesame/);
+  });
+
   // how the file gives it, what is done to it next, whether the next password can be read from it
   const CHANGES = [
     ['written over', (name, text) => fs.writeFileSync(name, text), true],

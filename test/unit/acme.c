@@ -198,19 +198,20 @@ static void acme_rests_between_certificates(void **state)
 {
     (void)state;
     const int64_t minute = 60000, day = 1440 * minute;
-    struct acme greedy = {.plan = {.from = day, .to = 91 * day}};
+    struct acme_plan plan = {.from = day, .to = 91 * day};
+    struct acme_pace greedy = {0}, brief = {0}, late = {0};
     int asked = 0;
     for (int64_t now = day; now < 31 * day; asked++)
-        now += minute + acme_rest(&greedy, now, false, true);
+        now += minute + acme_rest(&greedy, &plan, now, false, true);
     assert_in_range(asked, 30, 80);
-    struct acme brief = {.plan = {.from = day, .to = day + 15 * minute}};
+    plan.to = day + 15 * minute;
     for (int64_t now = day; now < 2 * day; now += 10 * minute)
-        assert_int_equal(acme_rest(&brief, now, false, true), 0);
-    struct acme late = {.plan = {.from = day, .to = day + 90000}}; /* most of it was over before */
+        assert_int_equal(acme_rest(&brief, &plan, now, false, true), 0);
+    plan.to = day + 90000; /* most of it was over before it came */
     for (int64_t now = day; now < 2 * day; now += 2000)
-        assert_int_equal(acme_rest(&late, now, false, false), 0);
-    assert_int_equal(acme_rest(&late, 3 * day, true, false), minute);
-    assert_int_equal(acme_rest(&late, 4 * day, true, false), 2 * minute);
+        assert_int_equal(acme_rest(&late, &plan, now, false, false), 0);
+    assert_int_equal(acme_rest(&late, &plan, 3 * day, true, false), minute);
+    assert_int_equal(acme_rest(&late, &plan, 4 * day, true, false), 2 * minute);
 }
 
 /* A request for a certificate has the names and the key, and is signed with it. */
