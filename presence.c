@@ -16267,8 +16267,10 @@ enum engine_ask_kind {
     ENGINE_FOLLOW, /* go on: report entries behind `after`, and send what is to be appended. Until
                     * this was asked for behind an ENGINE_UP or ENGINE_EPOCH, neither is done */
     ENGINE_PIECE,  /* text is the next piece of the snapshot `request`; it waits until the snapshot
-                    * `gone` is not there any more. What waits, or is under way, when the connection
-                    * breaks is lost: an ENGINE_UP is the sign of that */
+                    * `gone` is not there any more, and with `copy` so do those behind it. What
+                    * waits, or is under way, when the connection breaks is lost: an ENGINE_UP is
+                    * the sign of that */
+    ENGINE_DROP,   /* what waits of `copy` snapshots from `request` on, n of them, is not sent */
     ENGINE_PIECES, /* report the pieces of the snapshot `request` from the first on; 0: no more, and
                     * the stream that was read is removed. `copy`: it is one of a row */
     ENGINE_AGAIN,  /* what is connected is of no use: connect anew */
@@ -16279,7 +16281,7 @@ struct engine_ask {
     enum engine_ask_kind kind;
     uint32_t epoch, next, records;
     uint64_t incarnation, n, request, gone;
-    bool copy;
+    bool copy, dropped;
     struct stream_id after;
     struct buffer text;
     uint32_t opened; /* engine_submit's: how many ENGINE_UP and ENGINE_EPOCH the hub had seen */
@@ -16865,12 +16867,12 @@ struct engine {
     int64_t append_at, piece_at;       /* mono: not before then, the engine's memory is full */
     uint64_t acked_incarnation, acked; /* to be told; 0: nothing */
     uint64_t sent_bytes, sent_count;   /* of entries, for their mean size */
-    struct job_list pieces;            /* to be sent, one at a time */
-    bool piece_out;
-    struct stream_id after; /* the entry that was read last */
-    uint64_t generation;    /* of the last ENGINE_FOLLOW, for what is told behind it */
-    uint64_t request;       /* the snapshot that is read, or 0 */
-    bool copies;            /* it is one of a row */
+    struct job_list pieces, answers;   /* to be sent, one at a time: of copies, and others */
+    struct engine_ask *piece;          /* the one under way, the first of its row; or NULL */
+    struct stream_id after;            /* the entry that was read last */
+    uint64_t generation;               /* of the last ENGINE_FOLLOW, for what is told behind it */
+    uint64_t request;                  /* the snapshot that is read, or 0 */
+    bool copies;                       /* it is one of a row */
     struct stream_id request_after;
     uint32_t reads; /* ENGINE_FOLLOW so far: an answer to an older XREAD is not told */
 };
@@ -16983,13 +16985,15 @@ static void engine_close(struct engine *engine)
     if (engine->number) freeaddrinfo(engine->number);
     engine->number = NULL;
     engine->address = NULL;
-    engine->following = engine->again = engine->piece_out = false;
+    engine->following = engine->again = false;
+    engine->piece = NULL;
     engine->unanswered = 0;
     engine->unsent = TAILQ_EMPTY(&engine->appends)
                          ? NULL
                          : container_of(TAILQ_FIRST(&engine->appends), struct engine_ask, job);
     engine->append_at = engine->piece_at = engine->full_since = 0;
     engine_free_asks(&engine->pieces);
+    engine_free_asks(&engine->answers);
     engine->step = ENGINE_REST;
 }
 
@@ -17420,16 +17424,29 @@ static void engine_send_appends(struct engine *engine)
     }
 }
 
+/* The row that a piece waits in. */
+static struct job_list *engine_pieces_of(struct engine *engine, const struct engine_ask *ask)
+{
+    return ask->copy ? &engine->pieces : &engine->answers;
+}
+
+static void engine_piece_over(struct engine *engine, struct engine_ask *ask)
+{
+    TAILQ_REMOVE(engine_pieces_of(engine, ask), &ask->job, entry);
+    engine_ask_free(ask);
+}
+
 /* [engine] Sends the next piece of a snapshot, once the one before it is there: one at a time, so
- * that none overtakes another where the engine's memory is full. */
+ * that none overtakes another where the engine's memory is full. Answers come first: a copy may
+ * wait long for its reader. */
 static void engine_send_piece(struct engine *engine)
 {
     char key[ENGINE_KEY], seconds[16];
-    struct job *job = TAILQ_FIRST(&engine->pieces);
+    struct job *job = TAILQ_FIRST(&engine->answers);
+    if (!job) job = TAILQ_FIRST(&engine->pieces);
     if (clock_mono_ms() >= engine->piece_at) engine->piece_at = 0;
-    if (!job || engine->piece_out || engine->piece_at) return;
-    const struct engine_ask *ask = container_of(job, struct engine_ask, job);
-    engine->piece_out = true;
+    if (!job || engine->piece || engine->piece_at) return;
+    const struct engine_ask *ask = engine->piece = container_of(job, struct engine_ask, job);
     if (ask->gone) {
         engine_say(&engine->ask, CALL_GONE, "XRANGE", engine_snapshot_key(engine, ask->gone, key),
                    "-", "+", "COUNT", "1", NULL);
@@ -17441,6 +17458,18 @@ static void engine_send_piece(struct engine *engine)
     engine_call(&engine->ask, CALL_PIECE, 5, words, lens);
     snprintf(seconds, sizeof seconds, "%d", ENGINE_SNAPSHOT_S);
     engine_say(&engine->ask, CALL_OF_NO_MATTER, "EXPIRE", key, seconds, NULL);
+}
+
+/* [engine] Drops what waits of a copy that nobody reads. */
+static void engine_drop_pieces(struct engine *engine, const struct engine_ask *drop)
+{
+    for (struct job *job = TAILQ_FIRST(&engine->pieces), *next; job; job = next) {
+        struct engine_ask *ask = container_of(job, struct engine_ask, job);
+        next = TAILQ_NEXT(job, entry);
+        if (ask->request - drop->request >= drop->n) continue;
+        ask->dropped = true;
+        if (ask != engine->piece) engine_piece_over(engine, ask); /* else its answer comes first */
+    }
 }
 
 /* [engine] Waits for what is behind the last entry, unless the hub has too much to do already. */
@@ -17819,7 +17848,7 @@ static bool engine_takes_error(struct engine *engine, struct engine_call *call,
         return false;
     case CALL_PIECE:
         if (error != ENGINE_FULL) return false;
-        engine->piece_out = false;
+        engine->piece = NULL;
         engine->piece_at = clock_mono_ms() + ENGINE_FULL_MS;
         return true;
     default: return false;
@@ -17829,26 +17858,25 @@ static bool engine_takes_error(struct engine *engine, struct engine_call *call,
 /* [engine] The engine has a piece. */
 static void engine_take_piece(struct engine *engine)
 {
-    struct job *job = TAILQ_FIRST(&engine->pieces);
-    struct engine_ask *ask = container_of(job, struct engine_ask, job);
-    TAILQ_REMOVE(&engine->pieces, job, entry);
-    engine_tell(engine, (struct engine_tell){.kind = ENGINE_PUT, .request = ask->request});
-    engine_ask_free(ask);
-    engine->piece_out = false;
+    engine_tell(engine,
+                (struct engine_tell){.kind = ENGINE_PUT, .request = engine->piece->request});
+    engine_piece_over(engine, engine->piece);
+    engine->piece = NULL;
 }
 
 /* [engine] The first element of a snapshot that has to be gone before the next piece is sent: its
  * reader removed it, it lived long enough, or it is there. */
 static void engine_take_gone(struct engine *engine, const redisReply *reply)
 {
-    struct engine_ask *ask = container_of(TAILQ_FIRST(&engine->pieces), struct engine_ask, job);
+    struct engine_ask *ask = engine->piece;
     if (!reply_has(reply, 0)) {
         engine_fail(engine, "the answer to XRANGE is none");
         return;
     }
-    if (!reply->elements) ask->gone = 0;
+    engine->piece = NULL;
+    if (ask->dropped) engine_piece_over(engine, ask);
+    else if (!reply->elements) ask->gone = 0;
     else engine->piece_at = clock_mono_ms() + ENGINE_GONE_MS;
-    engine->piece_out = false;
 }
 
 /* [engine] Acts on an answer that is no error. */
@@ -18040,8 +18068,9 @@ static void engine_take_ask(struct engine *engine, struct engine_ask *ask)
         break;
     case ENGINE_PIECE:
         if (!in_time) break;
-        TAILQ_INSERT_TAIL(&engine->pieces, &ask->job, entry);
+        TAILQ_INSERT_TAIL(engine_pieces_of(engine, ask), &ask->job, entry);
         return;
+    case ENGINE_DROP: engine_drop_pieces(engine, ask); break;
     case ENGINE_PIECES:
         if (engine->request && up)
             engine_say(&engine->ask, CALL_OF_NO_MATTER, "DEL",
@@ -18147,6 +18176,7 @@ static bool engine_init(struct engine *engine, const struct options *options, st
     engine->loop.epoll = engine->loop.wake = -1;
     TAILQ_INIT(&engine->appends);
     TAILQ_INIT(&engine->pieces);
+    TAILQ_INIT(&engine->answers);
     STAILQ_INIT(&engine->ask.calls);
     STAILQ_INIT(&engine->read.calls);
     if (!engine_read_name(engine, why)) return false;
@@ -18222,6 +18252,7 @@ static void engine_free(struct engine *engine)
 {
     engine_free_asks(&engine->appends);
     engine_free_asks(&engine->pieces);
+    engine_free_asks(&engine->answers);
     if (engine->loop.epoll >= 0) {
         loop_take_jobs(&engine->loop);
         engine_free_asks(&engine->loop.taken);
@@ -19385,6 +19416,7 @@ enum {
     NODE_PATIENCE = 3,      /* beats that a new node waits for those who knew more */
     NODE_KEPT_BYTES = 268435456,   /* of the log behind a copy that is not there yet */
     NODE_SESSIONS_BYTES = 8388608, /* of sessions that ended while we were alone */
+    NODE_LATE_BYTES = 65536,       /* of what was set by hand meanwhile, before it is trimmed */
     NODE_LEASE_MS = 4000,          /* who posts does so for as long after a beat that came back */
     NODE_DELIVERED_MS = 1000,      /* how often the log is told how far it came */
     NODE_ANSWER_MS = 10000,        /* an answer that has not come by then is asked for again */
@@ -19608,9 +19640,11 @@ struct node {
 
     unsigned feeds;         /* that are read here, or were lately; the hub's */
     struct buffer kicked;   /* for the hub: ids, each behind its length */
-    struct buffer late;     /* set by hand while we were alone: records, */
-    struct buffer sessions; /* as are sessions that ended meanwhile */
+    struct buffer late;     /* set by hand while we were alone: records; */
+    size_t late_trim;       /* how long it is when it is trimmed next */
+    struct buffer sessions; /* records of sessions that ended meanwhile */
     struct buffer orders;   /* kicks and what was set by hand, written and not come back, */
+    size_t orders_done;     /* bytes of those at its front that have, */
     bool obeys;             /* and not to come back any more: to be obeyed in the next turn, */
     uint64_t obeys_logged;  /* and up to this entry in the log */
     int64_t differ_at;      /* mono: the last epoch ended for a difference */
@@ -19878,13 +19912,30 @@ static uint64_t node_take_order(struct taker *in, uint64_t last, struct record *
     return n;
 }
 
-/* Our entry n has come back, with orders. */
+/* Those that have not come back. */
+static struct span node_orders(const struct node *node)
+{
+    if (!node->orders.len) return (struct span){"", 0};
+    return (struct span){node->orders.at + node->orders_done, node->orders.len - node->orders_done};
+}
+
+static void node_forget_orders(struct node *node)
+{
+    buffer_free(&node->orders);
+    node->orders_done = 0;
+}
+
+/* Our entry n has come back, with orders. Their bytes go when they are half of all. */
 static void node_orders_came(struct node *node, uint64_t n)
 {
     struct record r;
-    struct taker in = taker_of((struct span){node->orders.at, node->orders.len});
+    if (!node->orders.len) return;
+    struct taker in = taker_of(node_orders(node));
     while (node_take_order(&in, n, &r)) continue;
-    buffer_drop(&node->orders, (size_t)((const char *)in.at - node->orders.at));
+    node->orders_done = (size_t)((const char *)in.at - node->orders.at);
+    if (node->orders_done * 2 < node->orders.len) return;
+    buffer_drop(&node->orders, node->orders_done);
+    node->orders_done = 0;
 }
 
 /* [hub] Has the hub close our own connections of a user who was kicked. */
@@ -19894,6 +19945,13 @@ static void node_close(struct node *node, struct span id)
     if (!user || !user->state || user->kicked) return;
     user->kicked = true;
     put_bytes(&node->kicked, id);
+}
+
+/* [hub] The same for a kick that is read late: only if the user was there at that time, wall. */
+static void node_close_old(struct node *node, struct span id, int64_t then)
+{
+    const struct user *user = presence_find(&node->own, id);
+    if (user && user->online_since <= then) node_close(node, id);
 }
 
 /* [hub] It has. What others have cached was ended by the kick, not by this. */
@@ -19921,12 +19979,64 @@ static void node_kick_alone(struct node *node, struct instant now, struct span i
     replica_merge(r, now, user, 0, REASON_KICKED, NULL);
 }
 
+/* An order of a buffer of records. */
+struct late_order {
+    struct span id;
+    enum record_kind kind;
+    size_t at, len;
+};
+
+static int late_order_compare(const void *a, const void *b)
+{
+    const struct late_order *x = a, *y = b;
+    if (x->kind != y->kind) return x->kind < y->kind ? -1 : 1;
+    int order = bytes_compare(x->id.at, x->id.len, y->id.at, y->id.len);
+    return order ? order : x->at < y->at ? -1 : x->at > y->at;
+}
+
+/* [hub] Drops all but the last order of a kind for each user: no other is missed. */
+static void node_trim_late(struct node *node)
+{
+    struct buffer left = {0};
+    struct late_order *orders = NULL;
+    struct taker in = taker_of((struct span){node->late.at, node->late.len});
+    size_t count = 0, room = 0;
+    while (in.at < in.end) {
+        struct record r;
+        const char *at = (const char *)in.at;
+        record_read(&in, 0, &r);
+        if (in.bad) fatal("a record of our own is damaged");
+        if (count == room) orders = mem_resize(orders, (room = room * 2 + 64) * sizeof *orders);
+        orders[count++] = (struct late_order){r.id, r.kind, (size_t)(at - node->late.at),
+                                              (size_t)((const char *)in.at - at)};
+    }
+    qsort(orders, count, sizeof *orders, late_order_compare);
+    for (size_t i = 0; i < count; i++)
+        if (i + 1 == count || orders[i].kind != orders[i + 1].kind ||
+            bytes_compare(orders[i].id.at, orders[i].id.len, orders[i + 1].id.at,
+                          orders[i + 1].id.len))
+            buffer_add(&left, node->late.at + orders[i].at, orders[i].len);
+    free(orders);
+    buffer_free(&node->late);
+    node->late = left;
+    node->late_trim = left.len * 2;
+}
+
+/* [hub] Keeps an order to be said when we are not alone any more: as much as there are users, not
+ * as much as they order. */
+static void node_add_late(struct node *node, const struct record *r)
+{
+    record_write(&node->late, 0, r);
+    if (node->late.len >= NODE_LATE_BYTES && node->late.len >= node->late_trim)
+        node_trim_late(node);
+}
+
 /* [hub] Obeys in the table that goes on by itself. What is set by hand is said later unless the log
  * has it; while another takes that table's place so are kicks, which is soon. */
 static void node_obey(struct node *node, struct instant now, const struct record *r, bool logged)
 {
     bool between = node->state == NODE_INSTALLING, sets = r->kind == RECORD_MANUAL;
-    if (!logged && (between || sets)) record_write(&node->late, 0, r);
+    if (!logged && (between || sets)) node_add_late(node, r);
     if (!between && sets) replica_manual(&node->before, r);
     if (!between && !sets) node_kick_alone(node, now, r->id);
 }
@@ -19935,10 +20045,10 @@ static void node_obey(struct node *node, struct instant now, const struct record
 static void node_keep_orders(struct node *node, struct instant now)
 {
     struct record r;
-    struct taker in = taker_of((struct span){node->orders.at, node->orders.len});
+    struct taker in = taker_of(node_orders(node));
     uint64_t logged = node->obeys ? node->obeys_logged : node->acked, n;
     while ((n = node_take_order(&in, UINT64_MAX, &r))) node_obey(node, now, &r, n <= logged);
-    buffer_free(&node->orders);
+    node_forget_orders(node);
     node->obeys = false;
 }
 
@@ -19997,7 +20107,7 @@ static bool node_set_manual(struct node *node, struct instant now, struct user *
                        .hidden = user_invisible(user) ? old->hidden : seen,
                        .message = message};
     /* What we do not hear of may be otherwise elsewhere, and another order be on its way. */
-    bool alone = node_alone(node), known = (!alone || user->late) && !node->orders.len;
+    bool alone = node_alone(node), known = (!alone || user->late) && !node_orders(node).len;
     if (known && !r.there && !old) return false;
     bool same = known && r.there && old && old->status == r.status &&
                 !bytes_compare(before.at, before.len, message.at, message.len);
@@ -20090,7 +20200,7 @@ static int64_t node_knows(const struct node *node)
 static void node_be_new(struct node *node)
 {
     if (!node->obeys) node->obeys_logged = node->acked; /* else twice in a turn: acked is 0 */
-    node->obeys = node->orders.len;
+    node->obeys = node_orders(node).len;
     node->incarnation = node_random(node);
     node->n = node->beat_n = node->acked = 0;
     node->unheard = 0;
@@ -20314,13 +20424,26 @@ static uint64_t replica_first(const struct replica *r, uint64_t but, uint64_t an
     return first;
 }
 
+/* The same of an epoch that is not settled: of those who have a whole table the one that knew most
+ * of the epoch before, as the others take over what it states. */
+static uint64_t replica_latest(const struct replica *r)
+{
+    const struct incarnation *latest = NULL;
+    for (size_t i = 0; i < r->count; i++) {
+        const struct incarnation *inc = r->incarnations[i];
+        if (!inc->whole || !incarnation_lives(r, inc)) continue;
+        if (!latest || inc->since > latest->since ||
+            (inc->since == latest->since && inc->node < latest->node))
+            latest = inc;
+    }
+    return latest ? latest->node : replica_first(r, 0, 0, false);
+}
+
 static bool node_coordinates(const struct node *node)
 {
     const struct replica *r = &node->replica;
-    if (node->state != NODE_SETTLED && node->state != NODE_READING) return false;
-    uint64_t first = replica_first(r, 0, 0, true);
-    if (!first && node->state == NODE_READING) first = replica_first(r, 0, 0, false);
-    return first == node->id;
+    if (node->state == NODE_READING) return replica_latest(r) == node->id;
+    return node->state == NODE_SETTLED && replica_first(r, 0, 0, true) == node->id;
 }
 
 /* Has the dead evicted. */
@@ -20796,11 +20919,11 @@ static void piece_begin(struct node *node, uint64_t number, struct buffer *out,
     put_number(out, node->replica.next);
 }
 
-static void node_ask_piece(struct node *node, uint64_t request, uint64_t gone, struct buffer *text)
+/* An answer to a question, which is all there is to send. */
+static void node_put_answer(struct node *node, uint64_t request, struct buffer *text)
 {
     struct engine_ask *ask = engine_ask_new(ENGINE_PIECE);
     ask->request = request;
-    ask->gone = gone;
     ask->text = *text;
     *text = (struct buffer){0};
     node->ask(node->context, ask);
@@ -20808,11 +20931,15 @@ static void node_ask_piece(struct node *node, uint64_t request, uint64_t gone, s
 
 static void node_put_piece(struct node *node, struct donation *d, struct buffer *text)
 {
-    uint64_t request = d->request + d->chunk;
-    bool waits = !d->chunk_pieces++ && d->chunk >= CHUNKS_AHEAD;
+    struct engine_ask *ask = engine_ask_new(ENGINE_PIECE);
+    ask->copy = true;
+    ask->request = d->request + d->chunk;
+    if (!d->chunk_pieces++ && d->chunk >= CHUNKS_AHEAD) ask->gone = ask->request - CHUNKS_AHEAD;
     d->chunk_bytes += text->len;
     d->out++;
-    node_ask_piece(node, request, waits ? request - CHUNKS_AHEAD : 0, text);
+    ask->text = *text;
+    *text = (struct buffer){0};
+    node->ask(node->context, ask);
 }
 
 /* Sends a piece, behind which there will be more. */
@@ -20926,7 +21053,12 @@ static bool node_donate(struct node *node, size_t most)
         size_t at;
         if (replica_knows(r, d->incarnation, &at) && incarnation_lives(r, r->incarnations[at]))
             break;
-        node_drop_donation(node); /* nobody reads it any more */
+        /* Nobody reads it any more: what waits for its reader would be in the way of the next. */
+        struct engine_ask *drop = engine_ask_new(ENGINE_DROP);
+        drop->request = d->request;
+        drop->n = d->chunk + 1;
+        node->ask(node->context, drop);
+        node_drop_donation(node);
     }
     if (!d || d->out >= PIECES_AHEAD || d->reading) return true;
     if (!d->begun) {
@@ -20995,7 +21127,7 @@ static void node_tell_history(struct node *node, const struct leavers_wish *wish
     put_byte(&out, how);
     put_bytes(&out, (struct span){wish->place.id, wish->place.id_len});
     buffer_add(&out, users->at, users->len);
-    node_ask_piece(node, wish->request, 0, &out);
+    node_put_answer(node, wish->request, &out);
 }
 
 /* [hub] The store was read, up to the place that the wish has now: `users` are those who left, of
@@ -21035,7 +21167,7 @@ static void node_answer(struct node *node, const struct record *question, struct
     piece_begin(node, 0, &out, PIECE_ANSWER);
     put_fixed(&out, question->about);
     put_bytes(&out, json);
-    node_ask_piece(node, question->number, 0, &out);
+    node_put_answer(node, question->number, &out);
 }
 
 /* When the reading of those begins who left since that time: their end may have been known late. */
@@ -21107,6 +21239,17 @@ static void copy_head(struct replica *r, struct taker *in)
         if (in->bad) return;
         replica_note_kick(r, position, id);
     }
+}
+
+/* [hub] The kicks of the copy that we did not read, as we were cut off. */
+static void node_obey_copied(struct node *node)
+{
+    const struct replica *before = &node->before;
+    const struct kick *kick;
+    if (before->epoch != node->replica.epoch) return;
+    for (kick = STAILQ_FIRST(&node->replica.kicks); kick; kick = STAILQ_NEXT(kick, entry))
+        if (kick->position >= before->next)
+            node_close_old(node, (struct span){kick->id, kick->id_len}, node->knew);
 }
 
 /* [hub] Reads what piece_user wrote into the next table; in->bad as above. */
@@ -21329,6 +21472,7 @@ static bool node_take_piece(struct node *node, struct instant now, int64_t mono,
     node->piece_at = mono;
     if (kind == PIECE_HEAD) {
         copy_head(r, &in);
+        if (!in.bad) node_obey_copied(node);
         r->next = next;
     } else if (kind == PIECE_USERS) {
         struct span last = take_bytes(&in, 0, USER_ID_MAX);
@@ -21513,6 +21657,7 @@ static void node_keep(struct node *node, uint64_t base, struct span text)
         if (record.kind == RECORD_BEAT && record.whole && e.node != node->id)
             node->whole_beats = true;
         if (record.kind == RECORD_WANT && record.number == node->request) node->wanted = true;
+        if (record.kind == RECORD_KICK) node_close_old(node, record.id, e.time);
         if (record.kind == RECORD_BEAT && e.incarnation == node->incarnation && e.n == node->beat_n)
             node_beat_came(node);
     }

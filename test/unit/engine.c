@@ -406,12 +406,15 @@ static void engine_answers_of_any_kind(void **state)
                                              : (enum engine_call_kind)below64(&seed, CALL_READ);
             if (kind == CALL_MASTER) kind = CALL_INFO;             /* that would look a name up */
             if (kind == CALL_SETUP_DONE) kind = CALL_OF_NO_MATTER; /* of the other line */
+            if (engine->piece && (kind == CALL_PIECE || kind == CALL_GONE)) kind = CALL_INFO;
             if (below64(&seed, 8)) reply_fitting(&seed, &bytes, kind);
             else reply_random(&seed, &bytes, 0);
             struct engine_ask ask = {.kind = ENGINE_APPEND, .incarnation = 1, .n = 1 + (unsigned)i};
             if (kind == CALL_APPEND || kind == CALL_PIECE || kind == CALL_GONE) {
                 struct engine_ask *sent = mem_new(sizeof *sent);
                 *sent = ask;
+                sent->copy = true;
+                if (kind != CALL_APPEND) engine->piece = sent;
                 TAILQ_INSERT_TAIL(kind == CALL_APPEND ? &engine->appends : &engine->pieces,
                                   &sent->job, entry);
                 engine_say(line, kind, "X", NULL)->ask = kind == CALL_APPEND ? sent : NULL;
@@ -605,6 +608,30 @@ static void engine_side_append(struct engine_side *side, uint32_t epoch, uint64_
     engine_side_ask(side, ask);
 }
 
+/* A copy whose reader does not come on holds up no answers nor, once it is dropped, the next. */
+static void engine_side_copies(struct engine_side *side)
+{
+    static const struct engine_ask asks[] = {
+        {.kind = ENGINE_PIECE, .request = 0x21, .copy = true},
+        {.kind = ENGINE_PIECE, .request = 0x23, .copy = true, .gone = 0x21}, /* waits */
+        {.kind = ENGINE_PIECE, .request = 0x23, .copy = true},
+        {.kind = ENGINE_PIECE, .request = 0x30},
+        {.kind = ENGINE_DROP, .request = 0x21, .n = 3},
+        {.kind = ENGINE_PIECE, .request = 0x40, .copy = true},
+    };
+    size_t put = hub_side.count[ENGINE_PUT];
+    for (size_t i = 0; i < COUNT_OF(asks); i++) {
+        if (asks[i].kind == ENGINE_DROP) hub_side_until(side, ENGINE_PUT, put + 2);
+        struct engine_ask ask = asks[i];
+        buffer_text(&ask.text, "x");
+        engine_side_ask(side, ask);
+    }
+    hub_side_until(side, ENGINE_PUT, put + 3);
+    must(!strcmp(real_say("XLEN {p}:snapshot:0000000000000030"), ":1\r\n"));
+    must(!strcmp(real_say("XLEN {p}:snapshot:0000000000000040"), ":1\r\n"));
+    must(!strcmp(real_say("EXISTS {p}:snapshot:0000000000000023"), ":0\r\n"));
+}
+
 /* Connects, begins an epoch, and follows it. */
 static void engine_side_begin(struct engine_side *side, uint32_t epoch)
 {
@@ -680,6 +707,7 @@ static void engine_carries(void **state)
     must(!strcmp(real_say("EXISTS {p}:snapshot:0000000000000005"), ":0\r\n"));
     hub_side_until(&side, ENGINE_PUT, 21);
     must(!strcmp(real_say("XLEN {p}:snapshot:0000000000000009"), ":1\r\n"));
+    engine_side_copies(&side);
     assert_int_equal(hub_side.count[ENGINE_DOWN], 0);
     /* It comes back empty: an append says so, and so does a new epoch in place of one that is not
      * there. */
