@@ -19459,6 +19459,7 @@ struct donation {
     size_t chunk_pieces, chunk_bytes;
     size_t out;                        /* pieces that the engine does not have yet */
     bool begun, walked, reading, read; /* `reading`: the store is asked for who left */
+    bool ended;                        /* all is said, and goes into the engine */
     struct left_place place;           /* reading goes on behind it */
     uint8_t id_len;                    /* the walk goes on behind this user */
     char id[USER_ID_MAX];
@@ -20240,9 +20241,20 @@ static void node_drop_donation(struct node *node)
     free(d);
 }
 
+/* The same of one that nobody reads: what waits for its reader would be in the way of the next. */
+static void node_give_up_donation(struct node *node)
+{
+    const struct donation *d = STAILQ_FIRST(&node->donations);
+    struct engine_ask *drop = engine_ask_new(ENGINE_DROP);
+    drop->request = d->request;
+    drop->n = d->chunk + 1;
+    node->ask(node->context, drop);
+    node_drop_donation(node);
+}
+
 static void node_drop_donations(struct node *node)
 {
-    while (STAILQ_FIRST(&node->donations)) node_drop_donation(node);
+    while (STAILQ_FIRST(&node->donations)) node_give_up_donation(node);
 }
 
 /* [hub] What is shown goes on by itself from here on, under an epoch of its own: what others said
@@ -20692,7 +20704,10 @@ static bool node_state_absent(struct node *node, struct instant now, size_t most
 static bool node_settle(struct node *node, struct instant now, int64_t mono, size_t most)
 {
     if (node->state != NODE_READING || node->said_settled || !node->said_stated) return true;
-    if (!node_coordinates(node)) {
+    /* A node of an older version takes the first for the coordinator: one of us has to be it. */
+    bool stuck = mono - node->began_at >= 2 * NODE_EPOCH_MS &&
+                 replica_first(&node->replica, 0, 0, true) == node->id;
+    if (!node_coordinates(node) && !stuck) {
         node->settling = false;
         return true;
     }
@@ -21039,7 +21054,7 @@ static void node_donated(struct node *node, struct donation *d, bool whole)
     piece_begin(node, d->pieces++, &out, PIECE_END);
     put_byte(&out, whole);
     node_put_piece(node, d, &out);
-    node_drop_donation(node);
+    d->ended = true;
 }
 
 /* [hub] Writes some of the copy that another node asked for first; false if there is more to do at
@@ -21053,14 +21068,13 @@ static bool node_donate(struct node *node, size_t most)
         size_t at;
         if (replica_knows(r, d->incarnation, &at) && incarnation_lives(r, r->incarnations[at]))
             break;
-        /* Nobody reads it any more: what waits for its reader would be in the way of the next. */
-        struct engine_ask *drop = engine_ask_new(ENGINE_DROP);
-        drop->request = d->request;
-        drop->n = d->chunk + 1;
-        node->ask(node->context, drop);
-        node_drop_donation(node);
+        node_give_up_donation(node);
     }
-    if (!d || d->out >= PIECES_AHEAD || d->reading) return true;
+    if (d && d->ended && !d->out) {
+        node_drop_donation(node);
+        return STAILQ_EMPTY(&node->donations);
+    }
+    if (!d || d->ended || d->out >= PIECES_AHEAD || d->reading) return true;
     if (!d->begun) {
         struct buffer out = {0};
         piece_head(node, d, &out);
@@ -21074,7 +21088,7 @@ static bool node_donate(struct node *node, size_t most)
     }
     if (!node->read_leavers) {
         node_donated(node, d, true);
-        return STAILQ_EMPTY(&node->donations);
+        return true;
     }
     struct leavers_wish wish = {.request = d->request, .place = d->place};
     node->read_leavers(node->context, &wish, !d->read);
@@ -21546,7 +21560,7 @@ static void node_note(struct node *node, struct instant now, size_t holder, cons
             presence_end(own, now, user, REASON_CLOSED);
         break;
     case RECORD_KICK:
-        node_close(node, record->id);
+        if (node->state != NODE_JOINING) node_close(node, record->id); /* else see node_keep */
         if (ours) node_orders_came(node, e->n);
         break;
     case RECORD_MANUAL:
@@ -21956,7 +21970,7 @@ static void node_free(struct node *node)
 {
     node->request = 0; /* nobody is asked any more */
     node_drop_copy(node);
-    node_drop_donations(node);
+    while (STAILQ_FIRST(&node->donations)) node_drop_donation(node);
     replica_free(&node->replica);
     replica_free(&node->before);
     presence_free(&node->own);

@@ -155,7 +155,7 @@ sideBySide(() => {
     const all = await cluster(t);
     const dice = seeded(SEED);
     const load = new ClusterLoad(all, dice, { threshold: THRESHOLD - 2000 });
-    await load.begin({ holders: 30, visitors: 20, moves: true, pace: 0.5 }); // away for 100 ms at least: a node may have to wait for a processor
+    await load.begin({ holders: 30, visitors: 20, moves: true, pace: 0.5 });
     for (const end = Date.now() + 6000; Date.now() < end; await delay(dice(60))) {
       const node = load.someNode();
       const id = `random${dice(10)}`;

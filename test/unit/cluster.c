@@ -1726,6 +1726,37 @@ static void epoch_begins_with_what_was_known_last(void **unused)
     }
 }
 
+/* Nodes of a version that takes another for the one to settle an epoch do not wait for ever. */
+static void epoch_is_settled_in_the_end(void **unused)
+{
+    (void)unused;
+    calm_begin();
+    int first = calm_first(), latest = -1;
+    calm_open(first, 0);
+    calm_pass(1000);
+    calm.nodes[first].paused = true; /* so that another one knows more */
+    calm_pass(3000);
+    rig_renew(&calm, 0);
+    calm.nodes[first].paused = false;
+    for (int tries = 0; latest < 0; tries++) {
+        assert_true(tries < 1000);
+        rig_step(&calm, false);
+        for (int i = 0; i < RIG_NODES; i++) {
+            const struct node *node = &calm.nodes[i].node;
+            if (node->state == NODE_READING && node->said_stated && node_coordinates(node) &&
+                i != first)
+                latest = i;
+        }
+        if (latest < 0) continue;
+        calm.nodes[latest].node.said_settled = true; /* it waits for another one */
+    }
+    calm_pass(15000);
+    for (int i = 0; i < RIG_NODES; i++) assert_int_equal(calm.nodes[i].node.state, NODE_READING);
+    calm_pass(10000);
+    for (int i = 0; i < RIG_NODES; i++) assert_int_equal(calm.nodes[i].node.state, NODE_SETTLED);
+    calm_end();
+}
+
 /* Who set something by hand, or kicked, has an answer: if the engine goes before it has the entry,
  * it is done here, and what is set is said on return. */
 static void orders_outlive_the_engine(void **unused)
@@ -2245,6 +2276,37 @@ static void kick_reaches_who_takes_a_copy(void **unused)
     }
 }
 
+/* A kick that is read while the copy comes closes once: who comes back meanwhile stays. */
+static void kick_during_a_copy_closes_once(void **unused)
+{
+    (void)unused;
+    struct rig_node *n = &calm.nodes[2];
+    calm_begin();
+    for (int user = 0; user < RIG_USERS; user++) calm_open(0, user);
+    calm_pass(1000);
+    rig_node_end(n);
+    calm.nodes[0].slow = true;
+    calm_start(2);
+    for (int tries = 0; !n->node.wanted || !n->node.pieces; tries++) {
+        assert_true(tries < 1000);
+        rig_step(&calm, false);
+    }
+    calm_open(2, 1);
+    node_kick(&calm.nodes[1].node, *calm_now(), rig_id(1));
+    for (int tries = 0; n->links[1]; tries++) {
+        assert_true(tries < 1000);
+        rig_step(&calm, false);
+    }
+    assert_int_equal(n->node.state, NODE_JOINING);
+    calm_open(2, 1);
+    calm.nodes[0].slow = false;
+    calm_pass(5000);
+    assert_int_equal(n->node.state, NODE_SETTLED);
+    assert_int_equal(n->links[1], 1);
+    calm_shows(1, USER_LIVE, 1);
+    calm_end();
+}
+
 /* A copy that is ahead of what its reader has read of the log is not shown before that has come by:
  * else the log would seem to have lost its end. */
 static void copy_waits_for_the_log(void **unused)
@@ -2545,6 +2607,7 @@ static const struct CMUnitTest CLUSTER_TESTS[] = {
     cmocka_unit_test(nobody_leaves_for_a_new_epoch),
     cmocka_unit_test(manual_status_survives),
     cmocka_unit_test(epoch_begins_with_what_was_known_last),
+    cmocka_unit_test(epoch_is_settled_in_the_end),
     cmocka_unit_test(manual_status_ends_once),
     cmocka_unit_test(orders_outlive_the_engine),
     cmocka_unit_test(what_waits_is_what_was_set_last),
@@ -2559,6 +2622,7 @@ static const struct CMUnitTest CLUSTER_TESTS[] = {
     cmocka_unit_test(who_left_while_alone_ends_as_there),
     cmocka_unit_test(new_store_gets_all),
     cmocka_unit_test(kick_during_a_copy_is_known),
+    cmocka_unit_test(kick_during_a_copy_closes_once),
     cmocka_unit_test(kick_reaches_who_takes_a_copy),
     cmocka_unit_test(copy_waits_for_the_log),
     cmocka_unit_test(gap_is_asked_of_others),

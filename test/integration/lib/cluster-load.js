@@ -3,7 +3,7 @@
 // was lost with a node. It is what the checker holds the nodes against.
 
 const { connect } = require('./client');
-const { request } = require('./http');
+const { get, request } = require('./http');
 const { cleanup } = require('./server');
 const { putStatus } = require('./watch');
 const { delay, until, within } = require('./wait');
@@ -74,7 +74,14 @@ class Visitor {
       client.destroy();
       if (end.code === 1000) this.left++;
       else this.sure = false;
+      await this.shownOffline(node); // who is back before that has not left
     }
+  }
+
+  /** Waits, while the node answers, until it shows that the close of a moment ago was a leave. */
+  async shownOffline(node) {
+    const online = async () => (await get(node.server, `/api/presence/${this.id}`)).json.online;
+    for (const end = Date.now() + 5000; Date.now() < end && await online().catch(() => false); await delay(20));
   }
 
   end() {
