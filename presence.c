@@ -5154,6 +5154,7 @@ struct store {
     unsigned reader_count;
     int64_t read_failed_at;             /* when that was last logged, monotonic ms; 0: never */
     bool stopping, ended, all_written;  /* asked to stop; the writer has ended; and wrote all */
+    bool lacks_last;                    /* of what it was given: the hub had more */
     int64_t give_up_at;                 /* monotonic ms; counts once stopping */
     struct store_batch *batch;          /* under way, or NULL */
     _Atomic bool writable;              /* the last commit went well; the hub looks without lock */
@@ -6040,6 +6041,15 @@ static void store_outbox_pin(struct store *st, uint64_t number)
     lock_give(&st->lock, RANK_STORE);
 }
 
+/* [webhook] Pins none, and has the writer close none any more: another node posts. */
+static void store_outbox_let(struct store *st)
+{
+    lock_take(&st->lock, RANK_STORE);
+    st->outbox_pinned = 0;
+    st->outbox_close = OUTBOX_CLOSE_NONE;
+    lock_give(&st->lock, RANK_STORE);
+}
+
 /* [webhook] Lets outbox_clock run until then, at most; with until = now it stands. What it shows
  * now. */
 static int64_t store_outbox_try(struct store *st, int64_t now, int64_t until)
@@ -6485,6 +6495,16 @@ static int store_put_user(struct store *st, MDB_txn *txn, struct span id,
     return rc == MDB_NOTFOUND ? 0 : rc;
 }
 
+/* The same of one who must not be there yet: MDB_KEYEXIST. */
+static int store_put_new_user(struct store *st, MDB_txn *txn, struct span id,
+                              const struct user_record *r)
+{
+    struct user_record old;
+    int rc = store_find_user(st, txn, id, &old);
+    if (rc != MDB_NOTFOUND) return rc ? rc : MDB_KEYEXIST;
+    return store_put_user(st, txn, id, r, NULL);
+}
+
 /* True if of two reasons for one end the first is the better known: that of a node that did not
  * hear of it is the last of them. Any two nodes must choose the same. */
 static bool reason_known_better(uint8_t a, uint8_t b)
@@ -6787,7 +6807,7 @@ static int store_apply_op(struct store *st, MDB_txn *txn, const struct store_op 
     switch (op->kind) {
     case STORE_USER: return store_apply_user(st, txn, id, &op->as.user);
     case STORE_SESSION: return store_apply_session(st, txn, id, &op->as.session, op->shared);
-    case STORE_WHOLE_USER: return store_put_user(st, txn, id, &op->as.user, NULL);
+    case STORE_WHOLE_USER: return store_put_new_user(st, txn, id, &op->as.user);
     case STORE_WHOLE_SESSION: return store_put_session(st, txn, id, &op->as.session, 0);
     case STORE_SAMPLE: return store_put_sample(st, txn, &op->as.sample);
     case STORE_CHANGE:
@@ -6904,30 +6924,11 @@ static void store_let_readers(struct store *st)
     pthread_rwlock_unlock(&st->map_lock);
 }
 
-/* Doubles the map. Without address space for that the old one is taken again, and the write fails;
- * if not even that can be had nothing could be read any more, and the process ends: what is
- * committed stays. */
-static int store_grow(struct store *st)
-{
-    MDB_envinfo info;
-    int rc = mdb_env_info(st->env, &info);
-    if (rc) return rc;
-    if (info.me_mapsize > SIZE_MAX / 2) return MDB_MAP_FULL;
-    /* The file is mapped elsewhere from here on: no reader may hold an address of the old map. */
-    store_stop_readers(st);
-    rc = mdb_env_set_mapsize(st->env, info.me_mapsize * 2);
-    if (rc && mdb_env_set_mapsize(st->env, info.me_mapsize)) mem_die();
-    store_let_readers(st);
-    if (!rc) log_line(st->log, LOG_DEBUG, "store: map grown to %zu bytes", info.me_mapsize * 2);
-    return rc;
-}
-
-/* Maps the file anew: LMDB refuses everything after a meta page could not be written. An LMDB or
- * errno code; then there is no map, reads fail, and the next write tries this again. */
-static int store_reopen(struct store *st)
+/* Maps the file anew, while nobody reads. An LMDB or errno code; then there is no map, reads fail,
+ * and the next write tries this again. */
+static int store_remap(struct store *st)
 {
     MDB_txn *txn;
-    store_stop_readers(st);
     store_unmap(st);
     int rc = store_map(st);
     if (!rc) rc = store_begin(st, &txn);
@@ -6937,6 +6938,32 @@ static int store_reopen(struct store *st)
         else mdb_txn_abort(txn);
     }
     if (rc) store_unmap(st);
+    return rc;
+}
+
+/* Doubles the map. Without address space for that the write fails, and the file is mapped anew as
+ * it was: LMDB has no map then, and does not know. */
+static int store_grow(struct store *st)
+{
+    MDB_envinfo info;
+    int rc = mdb_env_info(st->env, &info);
+    if (rc) return rc;
+    if (info.me_mapsize > SIZE_MAX / 2) return MDB_MAP_FULL;
+    /* The file is mapped elsewhere from here on: no reader may hold an address of the old map. */
+    store_stop_readers(st);
+    rc = mdb_env_set_mapsize(st->env, info.me_mapsize * 2);
+    if (rc) store_remap(st);
+    store_let_readers(st);
+    if (!rc) log_line(st->log, LOG_DEBUG, "store: map grown to %zu bytes", info.me_mapsize * 2);
+    return rc;
+}
+
+/* The same as store_remap, in a moment in which nobody reads: LMDB refuses everything after a meta
+ * page could not be written. */
+static int store_reopen(struct store *st)
+{
+    store_stop_readers(st);
+    int rc = store_remap(st);
     store_let_readers(st);
     return rc;
 }
@@ -7421,7 +7448,7 @@ static bool store_write_one(struct store *st, struct store_batch *batch)
     if (rc) store_commit_failure(st, rc);
     else store_commit_success(st);
     if (!rc) st->batch = NULL;
-    st->all_written = !rc && clean && !store_is_lost(st->displaced);
+    st->all_written = !rc && clean && !st->lacks_last && !store_is_lost(st->displaced);
     lock_give(&st->lock, RANK_STORE);
     if (!rc && batch) st->done(st->context, batch);
     return !rc;
@@ -7436,7 +7463,7 @@ static void *store_writer(void *context)
     prctl(PR_SET_NAME, "writer");
     thread_is(THREAD_WRITER);
     lock_take(&st->lock, RANK_STORE);
-    while (st->batch || !st->stopping || !st->all_written) {
+    while (st->batch || !st->stopping || !(st->all_written || st->lacks_last)) {
         if (!st->batch && !st->stopping) {
             store_wait(st, st->look_at - clock_mono_ms());
             lock_give(&st->lock, RANK_STORE);
@@ -7484,6 +7511,14 @@ static void store_submit(struct store *st, struct store_batch *batch)
     assert(!st->batch && !st->stopping);
     st->batch = batch;
     pthread_cond_broadcast(&st->changed);
+    lock_give(&st->lock, RANK_STORE);
+}
+
+/* [hub] There was no time for the last batch: the store is not whole, and must not say so. */
+static void store_lacks_last(struct store *st)
+{
+    lock_take(&st->lock, RANK_STORE);
+    st->lacks_last = true;
     lock_give(&st->lock, RANK_STORE);
 }
 
@@ -8044,6 +8079,10 @@ static bool restore_write(struct store_restore *r, struct why why)
     int rc = store_write(r->st, &r->batch, true); /* "clean": no server has died in this file */
     store_batch_clear(&r->batch);
     if (!rc) return true;
+    if (rc == MDB_KEYEXIST)
+        return fail(why,
+                    "a user is in the dump twice, before line %" PRId64 "; nothing was restored",
+                    r->line + 1);
     const char *remedy = store_remedy(r->st->dir, &rc);
     return fail(why, "cannot write %s: %s; %s it", r->st->dir, mdb_strerror(rc), remedy);
 }
@@ -8580,15 +8619,15 @@ static int login_find(struct login_queue *queue, const uint8_t key[16], int64_t 
 }
 
 /* Gives an address the first place that is free, not before `least` ms from now; returns how long
- * it is until then. One that comes late for the place it had need not find a free one again: it
- * would otherwise never get in where all places are always taken. */
+ * it is until then. One that guessed, and comes late for the place it had, need not find one so far
+ * from others again: it would otherwise never get in where all places are always taken. But no more
+ * get the same than can be hashed, as many may come late together. */
 static int64_t login_place(struct login_queue *queue, const uint8_t key[16], bool guessed,
                            bool late, int64_t now, int64_t least)
 {
     int64_t step = 2 * queue->took, wait = least;
     if (step < LOGIN_STEP_MS) step = LOGIN_STEP_MS;
-    if (guessed) step *= LOGIN_STEPS_LATER;
-    if (late) step = 0;
+    if (guessed && !late) step *= LOGIN_STEPS_LATER;
     if (wait < LOGIN_FIRST_MS) wait = LOGIN_FIRST_MS;
     struct login_place *places = queue->places[guessed];
     for (int i = 0; i < queue->count[guessed]; i++) {
@@ -10573,8 +10612,10 @@ static void target_view(const struct presence *p, struct instant now, const stru
 /* A number that differs when others see a user change: in all that is shown but the last_seen of
  * one who is online, which moves with every ping. 64 bits of SipHash: two states of a user that
  * meet are a matter of 2^-64, and nobody can look for them. */
-static uint64_t view_digest(const struct watch_graph *w, const struct user_view *view)
+static uint64_t view_digest(const struct watch_graph *w, struct instant now,
+                            const struct user_view *view)
 {
+    int64_t moment = view->state == USER_OFFLINE ? view->last_seen : view->connected_at;
     struct {
         int64_t known, state, status, connections, moment;
         uint64_t message;
@@ -10582,7 +10623,8 @@ static uint64_t view_digest(const struct watch_graph *w, const struct user_view 
              view->state,
              view->status,
              view->connections,
-             view->state == USER_OFFLINE ? view->last_seen : view->connected_at,
+             moment -
+                 now.offset, /* else a step of the clock would be a change, of the hidden too */
              hash_keyed(w->targets.key, view->message.at, view->message.len)};
     return hash_keyed(w->targets.key, &all, sizeof all);
 }
@@ -10606,7 +10648,7 @@ static void watch_graph_spread(struct watch_graph *w, const struct presence *p, 
         e->is_changed = false;
         target_unreference(w, e);
         target_view(p, now, e, &view);
-        uint64_t digest = view_digest(w, &view);
+        uint64_t digest = view_digest(w, now, &view);
         if (digest == e->digest) continue;
         e->digest = digest;
         LIST_FOREACH (watch, &e->watches, list) {
@@ -10655,7 +10697,7 @@ static void target_write(struct watch_graph *w, const struct presence *p, struct
         e->text_at = (uint32_t)at;
         e->text_len = (uint32_t)(w->text.len - at);
         e->reason = view.state == USER_OFFLINE ? view.reason : REASON_NONE;
-        e->digest = view_digest(w, &view);
+        e->digest = view_digest(w, now, &view);
     }
     if (e->is_changed) e->digest = 0;
     json_key(out, NULL);
@@ -11579,8 +11621,7 @@ static enum error http_chunks_read(struct http_chunks *chunks, char *at, size_t 
     return error;
 }
 
-/* What may take long to answer. Beginnings of paths as sent, which is how routes are found too. Not
- * a login: one password is looked at a time, and who comes meanwhile is told so at once. */
+/* What may take long to answer. Beginnings of paths as sent, which is how routes are found too. */
 static const char *const HTTP_COSTLY[] = {
     "/admin/users", "/admin/online-users", "/admin/history",
     "/admin/stats", "/api/presence ",      "/api/presence?",
@@ -11609,6 +11650,14 @@ static bool http_is_costly(const char *at, size_t len)
     for (size_t i = 0; i < sizeof HTTP_COSTLY / sizeof *HTTP_COSTLY; i++)
         if (span_begins(target, HTTP_COSTLY[i])) return true;
     return false;
+}
+
+/* True if a request brings a password, and so may have a worker wait for others' hashes: in a lane
+ * of its own, so that it is never all of them for long. */
+static bool http_is_login(const char *at, size_t len)
+{
+    struct span target = http_target(at, len);
+    return span_begins(target, "/admin/login ") || span_begins(target, "/admin/login?");
 }
 
 /* True if a request asks how the server is, which needs to know nothing of any user. */
@@ -14384,6 +14433,7 @@ static bool webhook_take(struct webhook *hook, struct outbox_batch *batch)
     while (!webhook_stopping(hook)) {
         if (hook->clustered) webhook_pass(hook);
         if (!webhook_posts(hook)) {
+            store_outbox_let(hook->store);
             caller_poll(&hook->caller, -1, 0, clock_mono_ms() + 3600000);
             continue;
         }
@@ -22227,6 +22277,7 @@ struct http_conn {
     bool chunked;
     bool expects;        /* the client waits for a 100 before it sends the body */
     uint8_t vet;         /* enum http_conn_vet */
+    bool anyone;         /* the request is one that anyone may send: with a small body */
     const char *listed;  /* its Origin, when one of --allow-origin; once head is known */
     struct buffer aside; /* the request, while a worker looks at a copy of its head */
     size_t held;         /* bytes that are counted as this connection's */
@@ -22509,7 +22560,7 @@ struct listen_socket {
  * have a lane of their own, and never all workers: what is soon answered does not stand behind
  * them. Probes have one because they are answered from the first moment; all others wait until the
  * table has the users of the store, see server_restore. */
-enum lane_kind { LANE_PROBE, LANE_QUICK, LANE_COSTLY, LANE_COUNT };
+enum lane_kind { LANE_PROBE, LANE_QUICK, LANE_LOGIN, LANE_COSTLY, LANE_COUNT };
 /* One of them. The listener's but for the atomics, which a worker changes when it is done. */
 struct lane {
     struct http_conn_list ready; /* whole requests for which no worker was free */
@@ -23746,23 +23797,29 @@ static void connection_too_fast(struct server *server, struct connection *c, str
     connection_close_error(server, c, now, ERROR_TOO_FAST, END_DROPPED);
 }
 
-/* [hub] Acts on messages that were put off, one of each connection in turn, while there is time.
- * The text is copied out of the buffer, as acting on it may end the connection or keep more behind
- * it. */
+/* [hub] Takes the first message of a connection that was put off; the text, *len bytes, is the
+ * caller's to free: acting on it may end the connection or keep more behind it. */
+static char *connection_take_late(struct hub *hub, struct connection *c, uint32_t *len)
+{
+    struct buffer *late = &c->ext->late;
+    memcpy(len, late->at, sizeof *len);
+    char *text = mem_copy_text(late->at + sizeof *len, *len);
+    hub_unlist_late(hub, c->ext);
+    buffer_drop(late, sizeof *len + *len);
+    if (late->len) TAILQ_INSERT_TAIL(&hub->late, c->ext, late_entry); /* behind the others */
+    else buffer_free(late);
+    return text;
+}
+
+/* [hub] Acts on messages that were put off, one of each connection in turn, while there is time. */
 static void hub_look(struct server *server, struct instant now)
 {
     struct hub *hub = &server->hub;
     for (bool over = false; !TAILQ_EMPTY(&hub->late) && !over;
          over = clock_work_us() >= hub->until) {
         struct connection *c = TAILQ_FIRST(&hub->late)->c;
-        struct buffer *late = &c->ext->late;
         uint32_t len;
-        memcpy(&len, late->at, sizeof len);
-        char *text = mem_copy_text(late->at + sizeof len, len);
-        hub_unlist_late(hub, c->ext);
-        buffer_drop(late, sizeof len + len);
-        if (late->len) TAILQ_INSERT_TAIL(&hub->late, c->ext, late_entry); /* behind the others */
-        else buffer_free(late);
+        char *text = connection_take_late(hub, c, &len);
         hub->looking = true;
         enum error error = connection_message(server, c, now, (struct span){text, len});
         hub->looking = false;
@@ -23771,6 +23828,25 @@ static void hub_look(struct server *server, struct instant now)
         else if (error) hub_reply_error(hub, error);
         connection_interest(server, c);
         connection_flush(server, c, now);
+    }
+}
+
+/* [hub] Sets the statuses that a connection said before it closed, and that were put off. Answers
+ * it wants no more. */
+static void connection_look_last(struct server *server, struct connection *c, struct instant now)
+{
+    struct hub *hub = &server->hub;
+    while (c->ext && c->ext->late.len && c->session.state == CONNECTION_OPEN) {
+        struct json_value message, type;
+        uint32_t len;
+        char *text = connection_take_late(hub, c, &len);
+        hub->looking = true;
+        if (json_parse((struct span){text, len}, JSON_DEPTH_MAX, &message) &&
+            message.kind == JSON_OBJECT && json_member(message, "type", &type) &&
+            json_is(type, "status"))
+            connection_message(server, c, now, (struct span){text, len});
+        hub->looking = false;
+        free(text);
     }
 }
 
@@ -23783,6 +23859,7 @@ static void connection_closed_by_client(struct server *server, struct connection
     bool away = code == CLOSE_GOING_AWAY || code == CLOSE_AWAY;
     bool clean = code == CLOSE_NORMAL || code == CLOSE_NO_STATUS || code >= 3000;
     enum ending ending = away ? END_AWAY : clean ? END_CLEAN : END_DROPPED;
+    connection_look_last(server, c, now);
     connection_close(server, c, now, code, "", ending);
     c->session.state = CONNECTION_FINISHING;
 }
@@ -25758,7 +25835,7 @@ static void hub_turn(struct server *server)
     manager_alive(&server->manager, now.mono);
 }
 
-/* The hub's thread, until hub_quit was called and the last batch is with the writer. */
+/* [hub] The thread, until hub_quit was called and the last batch is with the writer. */
 static void *hub_run(void *argument)
 {
     thread_is(THREAD_HUB);
@@ -25768,6 +25845,7 @@ static void *hub_run(void *argument)
     hub->turned_at = clock_mono_ms();
     while (!hub->quitting || (hub->batch_under_way && clock_mono_ms() < hub->stop_by))
         hub_turn(server);
+    if (hub->batch_under_way) store_lacks_last(server->store);
     hub_sync(server, server_now(server));
     return NULL;
 }
@@ -26267,8 +26345,10 @@ static bool listener_read_chunks(struct server *server, struct http_conn *p, int
 {
     const struct options *options = &server->options;
     size_t len = p->item.len - p->head;
-    enum error error = http_chunks_read(&p->chunks, p->item.bytes + p->head, &len,
-                                        (size_t)options->max_body, (size_t)options->max_head);
+    size_t most = (size_t)options->max_body;
+    if (p->anyone && most > LISTENER_BODY_OPEN) most = LISTENER_BODY_OPEN;
+    enum error error = http_chunks_read(&p->chunks, p->item.bytes + p->head, &len, most,
+                                        (size_t)options->max_head);
     p->item.len = p->head + len;
     if (p->chunks.state == CHUNK_DONE) p->whole = p->head + p->chunks.made;
     if (error) listener_refuse(server, p, now, error);
@@ -26288,7 +26368,8 @@ static void listener_make_ready(struct server *server, struct http_conn *p)
      * at. */
     bool costly = p->vet != VET_ASKED && http_is_costly(p->item.bytes, p->head);
     bool probe = http_is_probe(p->item.bytes, p->head);
-    p->lane = probe ? LANE_PROBE : costly ? LANE_COSTLY : LANE_QUICK;
+    bool login = p->vet != VET_ASKED && http_is_login(p->item.bytes, p->head);
+    p->lane = probe ? LANE_PROBE : login ? LANE_LOGIN : costly ? LANE_COSTLY : LANE_QUICK;
     TAILQ_INSERT_TAIL(&server->listener.lanes[p->lane].ready, p, entry);
 }
 
@@ -26576,6 +26657,7 @@ static void http_conn_next_request(struct http_conn *p)
     p->chunks = (struct http_chunks){0};
     p->chunked = p->expects = false;
     p->vet = VET_NONE;
+    p->anyone = false;
     item->len -= item->used;
     if (!item->len) {
         http_conn_forget_request(p);
@@ -26953,6 +27035,8 @@ static bool listener_init(struct server *server, struct instant now)
     listener->lanes[LANE_QUICK].most = LISTENER_QUEUE;
     /* One worker is always free for what is quick. */
     listener->lanes[LANE_COSTLY].most = workers > 1 ? workers - 1 : 1;
+    /* One for the password that is hashed, and one to tell others to come later, at least. */
+    listener->lanes[LANE_LOGIN].most = workers > 2 ? workers - 1 : workers;
     if (!loop_init(&listener->loop)) return false;
     for (size_t i = 0; i < server->listen_socket_count; i++)
         if (!loop_poll(&listener->loop, EPOLL_CTL_ADD, server->listen_sockets[i].fd, 0,
@@ -29734,12 +29818,12 @@ static void answer_hold(struct server *server, struct http_conn *p, struct http_
 
 /* [worker] Looks at the head of a request alone: may its sender send the body? Returns what the
  * request is to be refused with. */
-static enum error request_vet(struct server *server, const struct http_conn *p,
-                              const struct route *route, struct http_request *request,
-                              struct http_response *response)
+static enum error request_vet(struct server *server, struct http_conn *p, const struct route *route,
+                              struct http_request *request, struct http_response *response)
 {
     if (route->access == ACCESS_ANYONE) {
         size_t body = p->whole ? p->whole - p->head : p->chunks.made;
+        p->anyone = true; /* of chunks more may come */
         return body > LISTENER_BODY_OPEN ? ERROR_BODY_TOO_LARGE : ERROR_NONE;
     }
     struct token token;

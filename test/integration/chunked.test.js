@@ -3,7 +3,7 @@
 // Spring's RestTemplate, node's fetch with a stream, whoever speaks HTTP/2 to a proxy. And every
 // shape in which two readers could see two different requests in the same bytes.
 const assert = require('node:assert/strict');
-const { test, unique, start, tcp, get, connect, delay, within, slow } = require('./lib');
+const { test, unique, start, tcp, get, connect, delay, within, slow, passwordFile } = require('./lib');
 
 const HEAD = 'Host: localhost\r\nTransfer-Encoding: chunked\r\n';
 const NEXT = 'GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n';
@@ -140,6 +140,20 @@ test('a body in chunks has at most --max-body bytes, its extensions and trailers
   const cut = await say(server, [post(chunk(BODY))]);
   assert.deepEqual(cut.statuses, [408], 'the last chunk never comes');
   assert.equal((await get(server, '/healthz')).status, 200);
+});
+
+test('who has no token sends at most 32 KiB in chunks, as with a length', async (t) => {
+  const server = await start(t, { args: [...passwordFile(t, 'secret').args, '--request-timeout', '2s'], allow: [/wrong admin password/] });
+  const login = (body) => `POST /admin/login HTTP/1.1\r\n${HEAD}\r\n${body}`;
+  const part = chunk('x'.repeat(6000));
+  const raw = await tcp(server);
+  raw.write(login(part));
+  await delay(300); // its head is looked at meanwhile
+  for (let i = 0; i < 9 && !raw.ended; i++) raw.write(part);
+  await within(10000 * slow, 'the end', raw.closed);
+  assert.match(raw.bytes.toString('latin1'), /^HTTP\/1\.1 413 /);
+  raw.destroy();
+  assert.deepEqual((await say(server, [login(part.repeat(5) + END) + NEXT])).statuses, [400, 200], 'not less than that');
 });
 
 test.anywhere('a client that expects 100 for chunks is told to go on', async (t) => {

@@ -30,6 +30,21 @@ const {
 
 const status = async (server, id = 'u') => (await presence(server, id)).status;
 
+test('a long status said right before the close is set, also where many others wait to be heard', async (t) => {
+  const server = await start(t);
+  const shy = await connect(server, 'shy');
+  const others = await Promise.all(Array.from({ length: 40 }, (_, i) => connect(server, `other-${i}`)));
+  server.signal('SIGSTOP'); // so that all of it is there at once
+  shy.send({ type: 'status', manual: true, status: 'invisible', message: '\u{1F600}'.repeat(140) });
+  const closed = shy.close();
+  for (const other of others) other.send({ type: 'ping' });
+  await delay(200);
+  server.signal('SIGCONT');
+  await closed;
+  await connect(server, 'shy');
+  assert.equal((await presence(server, 'shy')).online, false);
+});
+
 /** Holds that others see her offline, and the admin the truth. */
 async function hidden(server, id, truth) {
   const shown = await presence(server, id);

@@ -6,7 +6,7 @@ const assert = require('node:assert/strict');
 const { spawn, execFileSync } = require('node:child_process');
 const fs = require('node:fs');
 const path = require('node:path');
-const { test, binary, tempDir, cleanup, killTree, get, until, within, release, slow } = require('./lib');
+const { test, start, run, binary, tempDir, cleanup, killTree, get, heartbeats, until, within, release, slow } = require('./lib');
 
 const LISTENING = /listening on 127\.0\.0\.1:(\d+) \(http\)/;
 const missing = (() => {
@@ -64,6 +64,35 @@ test('any bound of memory: served, or ended with a line', { skip: missing || (!r
   const found = await sweep(steps(fs.statSync(binary).size + 400 * KIB, 9000 * KIB, 80), (bytes) => outcome(t, [`--as=${bytes}`], ['--map-size', '1m']));
   assert.equal(found.at(-1), 'served');
   assert.ok(new Set(found).size >= 3, found.join('\n'));
+});
+
+test('a store that gets no address space to grow: presence goes on, and is stored when there is some', {
+  skip: missing || (!release && 'the sanitizers reserve terabytes'), timeout: 60000,
+}, async (t) => {
+  const server = await start(t, { args: ['--map-size', '2m', '--online-threshold', '1h'],
+    allow: [/level=error msg="store: .*(Cannot allocate memory|Out of memory)/, /level=(info|warn) msg="store: .*again/] });
+  const limit = (bytes) => execFileSync('prlimit', ['--pid', `${server.pid}`, `--as=${bytes}:unlimited`]);
+  const names = (from, count) => Array.from({ length: count }, (_, i) => `somebody-whose-name-is-long-${from + i}`);
+  const ready = async () => (await get(server, '/readyz')).status === 200;
+  await heartbeats(server, names(0, 1000));
+  const size = () => 1024 * Number(/^VmSize:\s+(\d+)/m.exec(fs.readFileSync(`/proc/${server.pid}/status`, 'utf8'))[1]);
+  let from = 1000;
+  await until('the store to be full', async () => {
+    limit(size() + 1000 * KIB); // enough for some users, but the map wants 2 MiB more
+    await heartbeats(server, names(from, 500));
+    from += 500;
+    return !(await ready());
+  }, { within: 30000 });
+  for (let i = 0; i < 3; i++) {
+    assert.equal((await get(server, '/api/presence/nobody')).status, 404, 'the store is read');
+    assert.equal((await get(server, `/api/presence/${names(from - 1, 1)}`)).json.online, true);
+    await new Promise((resolve) => { setTimeout(resolve, 600); });
+  }
+  limit('unlimited');
+  await until('all to be stored', ready, { within: 20000 });
+  await server.stop();
+  const check = await run(['--data', server.data, '--check-store']);
+  assert.deepEqual([check.code, Number(/^store ok: (\d+) users/.exec(check.stdout)[1])], [0, from]);
 });
 
 test('any number of threads: served, or ended with a line that names which', {

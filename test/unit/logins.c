@@ -118,7 +118,45 @@ static void logins_of_the_unsuspected_come_first(void **state)
     free(queue);
 }
 
+/* Many who were told to come, and come late all at once, do not take all workers one after the
+ * other: few are let in, and the others get times at which they can be. */
+static void logins_that_come_late_together(void **state)
+{
+    (void)state;
+    enum { MANY = LOGIN_PLACES, HASH = 300 };
+    struct login_queue *queue = mem_new(sizeof *queue);
+    uint8_t key[16] = {1};
+    int64_t wait, at[MANY], late = 61000;
+    int let_in = 0, told = 0;
+    queue->busy = true;
+    queue->took = HASH;
+    for (int i = 0; i < MANY; i++) {
+        memcpy(key + 4, &i, sizeof i);
+        assert_int_equal(login_ask(queue, key, false, 0, 1000, &wait), LOGIN_LATER);
+    }
+    for (int i = 0; i < MANY; i++) {
+        memcpy(key + 4, &i, sizeof i);
+        enum login_turn turn = login_ask(queue, key, true, 0, late, &wait);
+        if (turn == LOGIN_NEXT) {
+            queue->waiting++;
+            let_in++;
+        } else {
+            assert_int_equal(turn, LOGIN_LATER);
+            at[told++] = late + wait;
+        }
+    }
+    assert_in_range(let_in, 0, 7); /* those in time, and LOGIN_LATE_MAX */
+    for (int i = 0; i < told; i++) {
+        int same = 0;
+        for (int k = 0; k < told; k++) same += at[k] >= at[i] && at[k] < at[i] + LOGIN_ON_TIME_MS;
+        /* of either kind one in the time of two hashes */
+        assert_in_range(same, 1, 2 * (LOGIN_ON_TIME_MS / (2 * HASH) + 1));
+    }
+    free(queue);
+}
+
 static const struct CMUnitTest LOGINS_TESTS[] = {
     cmocka_unit_test(logins_have_their_turn),
     cmocka_unit_test(logins_of_the_unsuspected_come_first),
+    cmocka_unit_test(logins_that_come_late_together),
 };

@@ -392,6 +392,38 @@ static void store_grows_its_map(void **state)
     place_remove(&p);
 }
 
+/* A stop without the last batch is none in order, though all that was given to the writer is on the
+ * disk: neither the caller nor the next start is told so. */
+static void store_without_the_last_batch_is_not_whole(void **state)
+{
+    (void)state;
+    for (int lacks = 0; lacks < 2; lacks++) {
+        struct test_place p = place_make();
+        char err[512];
+        struct store *st = open_with(p.dir, 65536, err);
+        assert_non_null(st);
+        struct done_count d = {0};
+        sem_init(&d.sem, 0, 0);
+        assert_true(store_start_writer(st, done_post, &d));
+        struct store_batch b = {0};
+        store_batch_user(&b, span_of("user"), true, STATUS_ONLINE, 10, 20, REASON_NONE);
+        store_submit(st, &b);
+        assert_true(wait_done(&d));
+        if (lacks) store_lacks_last(st);
+        assert_int_equal(store_stop_writer(st, clock_mono_ms() + 5000), !lacks);
+        store_close(st);
+        st = open_with(p.dir, 65536, err);
+        assert_non_null(st);
+        struct store_stats stats;
+        store_stats(st, &stats);
+        assert_int_equal(stats.was_clean, !lacks);
+        assert_int_equal(stats.users, 1);
+        store_close(st);
+        buffer_free(&b.ops);
+        place_remove(&p);
+    }
+}
+
 /* Waits until the store is (not) writable; at most 10 s. */
 static bool wait_writable(struct store *st, bool writable)
 {
@@ -1493,6 +1525,7 @@ static const struct CMUnitTest STORE_TESTS[] = {
     cmocka_unit_test(store_removes_old_sessions),
     cmocka_unit_test(store_sweep_keeps_up),
     crossing_test(store_grows_its_map),
+    crossing_test(store_without_the_last_batch_is_not_whole),
     crossing_test(store_survives_a_full_disk),
     cmocka_unit_test(store_refuses_a_full_disk),
     crossing_test(store_recovers_from_a_failed_meta_page),

@@ -102,6 +102,7 @@ static void store_restores_all_or_nothing(void **state)
         {LINE_USER LINE_SESSION LINE_END(1, 0), "", "", "line 3 "},
         {LINE_USER LINE_END(1, 0) LINE_USER, "", "", "line 3 "},
         {LINE_USER "nonsense\n" LINE_END(1, 0), "", "", "line 2 "},
+        {LINE_USER LINE_USER LINE_END(2, 0), "", "", "a user is in the dump twice, before line 4"},
         {LINE_USER "\n" LINE_END(1, 0), "", "", "line 2 "},
         {LINE_USER LINE_END(1, 0), "\"a\"", "\"\"", "line 1 "},
         {LINE_USER LINE_END(1, 0), "\"a\"", "\"\\u0000\"", "line 1 "},

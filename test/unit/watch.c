@@ -346,6 +346,26 @@ static void watch_graph_do_not_queue_states(void **unused)
     presence_free(&table);
 }
 
+/* A step of UTC changes the moments that are shown, and is no change of a user: whoever is hidden
+ * would be told of at their next act. */
+static void step_of_the_clock_is_no_change(void **unused)
+{
+    (void)unused;
+    struct watch_graph w;
+    watch_graph_init(&w);
+    struct user_view hidden = {.known = true, .last_seen = 1000};
+    struct user_view shown = {.known = true, .state = USER_LIVE, .connected_at = 900};
+    struct instant now = {5000, 0}, stepped = {5000, 7200000};
+    uint64_t was_hidden = view_digest(&w, now, &hidden), was_shown = view_digest(&w, now, &shown);
+    hidden.last_seen += stepped.offset;
+    shown.connected_at += stepped.offset;
+    assert_true(view_digest(&w, stepped, &hidden) == was_hidden);
+    assert_true(view_digest(&w, stepped, &shown) == was_shown);
+    hidden.last_seen++;
+    assert_true(view_digest(&w, stepped, &hidden) != was_hidden);
+    watch_graph_free(&w);
+}
+
 /* A watcher that has followed many and follows few gives the room of the many back. */
 static void watcher_gives_room_back(void **unused)
 {
@@ -379,5 +399,6 @@ static const struct CMUnitTest WATCH_TESTS[] = {
     cmocka_unit_test(watch_graph_equal_model),
     cmocka_unit_test(watch_graph_keep_to_the_bound),
     cmocka_unit_test(watch_graph_do_not_queue_states),
+    cmocka_unit_test(step_of_the_clock_is_no_change),
     cmocka_unit_test(watcher_gives_room_back),
 };
