@@ -25845,7 +25845,7 @@ static void *hub_run(void *argument)
     hub->turned_at = clock_mono_ms();
     while (!hub->quitting || (hub->batch_under_way && clock_mono_ms() < hub->stop_by))
         hub_turn(server);
-    if (hub->batch_under_way) store_lacks_last(server->store);
+    if (hub->batch_under_way && !hub->batch.last) store_lacks_last(server->store);
     hub_sync(server, server_now(server));
     return NULL;
 }
