@@ -9809,10 +9809,12 @@ static void presence_unpin(struct presence *p, struct instant now, struct user *
     presence_forget(p, user);
 }
 
+enum { SESSION_AHEAD_MS = 1000 };
+
 /* The batch in flight is in the store: of its users, at most so many at a time, those who changed
  * meanwhile are dirty again, and those offline are forgotten. One who came and went so fast that
  * the last session's begin is ahead of the clock is kept for another round: a next session must
- * begin later still. Returns whether those were all. */
+ * begin later still. Ahead by more is a clock that was set back. Returns whether those were all. */
 static bool presence_committed(struct presence *p, struct instant now, size_t most)
 {
     struct user *user;
@@ -9820,7 +9822,8 @@ static bool presence_committed(struct presence *p, struct instant now, size_t mo
         user_mark_dirty(NULL, user, DIRTY_NONE);
         if (user->dirty_again) {
             presence_mark_dirty(p, user, user->dirty_again);
-        } else if (user->state == USER_OFFLINE && user->online_since >= now.mono) {
+        } else if (user->state == USER_OFFLINE && user->online_since >= now.mono &&
+                   user->online_since < now.mono + SESSION_AHEAD_MS) {
             presence_mark_dirty(p, user, DIRTY_SEEN);
         } else {
             presence_forget(p, user);

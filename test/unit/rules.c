@@ -576,6 +576,16 @@ static void table_fast_stays_stay_in_order(void **unused)
     presence_committed(&t.table, t.now, SIZE_MAX);
     buffer_free(&batch.ops);
     assert_null(presence_find(&t.table, ALICE));
+    /* But nobody waits for hours, written again and again, for a clock that was set back. */
+    presence_connect(&t.table, t.now, ALICE, &t.a);
+    presence_disconnect(&t.table, t.now, &t.a, END_CLEAN);
+    presence_clear_transitions(&t.table);
+    t.now.mono -= 7200000;
+    presence_collect(&t.table, t.now, true, SIZE_MAX, &batch);
+    presence_committed(&t.table, t.now, SIZE_MAX);
+    buffer_free(&batch.ops);
+    assert_false(presence_is_dirty(&t.table));
+    assert_null(presence_find(&t.table, ALICE));
     presence_free(&t.table);
 }
 
