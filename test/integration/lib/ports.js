@@ -4,21 +4,21 @@
 const net = require('node:net');
 
 /** Below those that the kernel gives to connections, so that none of another test takes one. */
-const [FIRST, LAST] = [20000, 32767];
+const [FIRST, COUNT] = [20000, 6000];
 
 /** Listens, without keeping this process alive; null if somebody else does. */
-const listen = (host, port) => new Promise((resolve) => {
+const listen = (port) => new Promise((resolve) => {
   const server = net.createServer().unref();
-  server.once('error', () => resolve(null)).listen(port, host, () => resolve(server));
+  server.once('error', () => resolve(null)).listen(port, '127.0.0.1', () => resolve(server));
 });
 
 /** A TCP port of 127.0.0.1 that is free, and is given to nobody else until this process ends: other
- *  test files run beside it, and see who has it by another address of this machine. */
+ *  test files run beside it, and see that it is taken by another port, which is a claim and nothing else. */
 async function freePort() {
   for (;;) {
-    const port = FIRST + Math.floor(Math.random() * (LAST - FIRST + 1));
-    const claim = await listen('127.255.0.1', port);
-    const free = claim && await listen('127.0.0.1', port);
+    const port = FIRST + Math.floor(Math.random() * COUNT);
+    const claim = await listen(port + COUNT);
+    const free = claim && await listen(port);
     if (free) {
       free.close();
       return port;
